@@ -1,0 +1,5 @@
+"""`python -m deployer` is `deployer`."""
+
+from deployer.cli import main
+
+main()

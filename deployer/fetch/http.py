@@ -1,0 +1,188 @@
+"""One file over HTTP: resumed after a kill, hashed while it streams, renamed when it is right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployer.errors import HashMismatch, NoSpace, SourceUnreachable
+from deployer.progress import Progress
+from deployer.quantity import format_size
+
+if TYPE_CHECKING:
+    import httpx
+
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+STALL_S = 60.0  # a connection that gives nothing for this long is changed
+ATTEMPTS = 5  # in a row without one new byte
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Web:
+    """How the outside is reached: `index` is a Python package index, `hub` the model hub's address.
+
+    `index=None` means the one that pip is configured for. `ca` names a file of certificates that are
+    trusted besides the system's; `token` goes to the hub and nowhere else.
+    """
+
+    index: str | None = None
+    hub: str = "https://huggingface.co"
+    token: str | None = field(default=None, repr=False)
+    ca: Path | None = None
+
+    def client(self) -> httpx.Client:
+        """A client with time limits; proxies come from the environment, as httpx reads it."""
+        import ssl
+
+        import httpx
+
+        context = ssl.create_default_context()
+        try:
+            import certifi
+
+            context.load_verify_locations(certifi.where())
+        except (ImportError, OSError):
+            pass  # the system's certificates are enough where they exist
+        if self.ca:
+            context.load_verify_locations(self.ca)
+        timeout = httpx.Timeout(STALL_S, connect=15.0)
+        return httpx.Client(verify=context, timeout=timeout, follow_redirects=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write on the file system of `folder` (or its nearest parent)."""
+    while not folder.exists():
+        folder = folder.parent
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
+def download(
+    client: httpx.Client,
+    url: str,
+    dest: Path,
+    *,
+    sha256: str | None,
+    size: int | None,
+    progress: Progress,
+    headers: Mapping[str, str] | None = None,
+) -> str:
+    """Fetches `url` to `dest` and returns its SHA-256.
+
+    Bytes land in `dest` + `.partial`, which a later call continues. Raises NoSpace before the first
+    byte when `size` does not fit, HashMismatch when the end result is not `sha256`, and
+    SourceUnreachable when five attempts in a row bring nothing.
+    """
+    import httpx
+
+    part = dest.with_name(dest.name + ".partial")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    digest, have = _hash_existing(part)
+    if size is not None and size - have > free_bytes(dest.parent):
+        raise NoSpace(
+            f"{dest.name} needs {format_size(size - have)} and {dest.parent} has "
+            f"{format_size(free_bytes(dest.parent))} free",
+            hint=f"make room there, or point --home at a larger file system: df -h {dest.parent}",
+        )
+    failures = 0
+    while size is None or have < size:
+        before = have
+        try:
+            ask = dict(headers or {})
+            if have:
+                ask["Range"] = f"bytes={have}-"
+            with client.stream("GET", url, headers=ask) as answer:
+                if have and answer.status_code != 206:  # the server starts over, so do we
+                    part.unlink(missing_ok=True)
+                    digest, have = hashlib.sha256(), 0
+                    if answer.status_code == 416:
+                        continue
+                if answer.status_code in (429, 500, 502, 503, 504):
+                    raise httpx.TransportError(f"HTTP {answer.status_code}")
+                if answer.status_code >= 400:
+                    raise SourceUnreachable(f"{url} answers HTTP {answer.status_code}", hint=_hint(answer))
+                length = answer.headers.get("content-length")
+                if size is None and length and "content-encoding" not in answer.headers:
+                    size = have + int(length)
+                with part.open("ab") as out:
+                    for chunk in answer.iter_raw(CHUNK):
+                        out.write(chunk)
+                        digest.update(chunk)
+                        have += len(chunk)
+                        progress.amount(dest.name, have, size)
+                    out.flush()
+                    os.fsync(out.fileno())
+            if size is None:
+                break
+        except httpx.HTTPError as error:
+            failures = 0 if have > before else failures + 1
+            if failures >= ATTEMPTS:
+                raise SourceUnreachable(
+                    f"{url.split('?')[0]} cannot be reached: {_reason(error)}",
+                    hint="check the network and the proxy, then run the same command: it goes on where it stopped",
+                ) from error
+            time.sleep(min(0.5 * 2**failures, 8.0))
+        except OSError as error:
+            if error.errno == 28:
+                raise NoSpace(
+                    f"the disk is full: {dest.name} has {format_size(have)} of "
+                    f"{format_size(size) if size else 'an unknown size'}",
+                    hint=f"make room on the file system of {dest.parent} and run the same command again",
+                ) from error
+            raise
+        if size is not None and have == before and failures == 0:
+            failures += 1
+            if failures >= ATTEMPTS:
+                break
+    found = digest.hexdigest()
+    if (sha256 and found != sha256) or (size is not None and have != size):
+        part.unlink(missing_ok=True)
+        raise HashMismatch(
+            f"{dest.name}: wanted sha256 {sha256} and {size} bytes, got {found} and {have} bytes",
+            hint="an empty file came: look at the proxy and the disk"
+            if found == EMPTY_SHA256
+            else "a proxy or mirror changed the bytes, or the pin is wrong; nothing of it was kept",
+        )
+    part.replace(dest)
+    sync_folder(dest.parent)
+    return found
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hash_existing(part: Path) -> tuple[hashlib._Hash, int]:
+    digest, have = hashlib.sha256(), 0
+    if part.exists():
+        with part.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                have += len(chunk)
+    return digest, have
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "its certificate is not trusted; name your company's with --ca-cert FILE"
+    return text
+
+
+def _hint(answer: httpx.Response) -> str | None:
+    if answer.status_code in (401, 403):
+        return "gated or private: accept the licence on the model's page and set HF_TOKEN"
+    if answer.status_code == 404:
+        return "check the name and the revision"
+    return None

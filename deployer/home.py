@@ -1,0 +1,121 @@
+"""The one folder where `deployer` keeps things: models, engines, keys, deployments, scratch space."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployer.errors import Busy
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths under `root`; nothing is made before it is needed."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
+    @property
+    def sources(self) -> Path:
+        """Verified source files of builds, by name."""
+        return self.root / "sources"
+
+    def deployment(self, name: str) -> Path:
+        return self.root / "deployments" / name
+
+    @contextlib.contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """A folder that is gone afterwards; after a kill, `sweep` removes it."""
+        path = self.root / "tmp" / f"{os.getpid()}-{purpose}-{secrets.token_hex(4)}"
+        path.mkdir(parents=True, mode=0o700)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes scratch folders whose process has ended."""
+        for path in (self.root / "tmp").glob("*-*"):
+            pid = path.name.split("-", 1)[0]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Holds the lock `name` of this home; the kernel frees it when the process ends, however it ends.
+
+        While another process has it, `waiting` is called once with who that is and the call blocks; without
+        `waiting`, Busy is raised.
+        """
+        path = self.root / "locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                if waiting is None:
+                    raise Busy(f"{holder} works on `{name}`", hint="wait until it has ended") from None
+                waiting(holder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            file.truncate()
+            file.write(f"`deployer` (pid {os.getpid()}, since {time.strftime('%H:%M:%S')})")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.seek(0)
+                file.truncate()
+                file.flush()
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Writes aside, syncs, renames: after a kill `path` is the old content or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
+    """`write_whole` for a JSON value."""
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), mode)
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON value in `path`, or None when there is no such file or it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None

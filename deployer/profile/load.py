@@ -1,0 +1,166 @@
+"""From a YAML file to a Profile; every mistake is found before any is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deployer import resources
+from deployer.errors import ProfileError, QuestionError
+from deployer.profile.schema import PROFILE, Key, Section
+from deployer.profile.values import (
+    DiskNeed,
+    GpuNeed,
+    Limits,
+    ModelChoice,
+    ModelFile,
+    Profile,
+    Requirements,
+    Serving,
+)
+
+if TYPE_CHECKING:
+    from yaml.nodes import Node
+
+
+def shipped() -> tuple[Path, ...]:
+    """The shipped profile files, sorted by name."""
+    return tuple(sorted(resources.folder("profiles").glob("*.yaml")))
+
+
+def find(name: str) -> Path:
+    """The file of a profile that is named by path or by shipped name; raises QuestionError."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise QuestionError(f"there is no profile file {name}")
+        return path
+    for path in shipped():
+        if path.stem == name:
+            return path
+    import difflib
+
+    known = [path.stem for path in shipped()]
+    near = difflib.get_close_matches(name, known, 1)
+    raise QuestionError(
+        f"there is no profile `{name}`",
+        hint=f"did you mean `{near[0]}`?" if near else f"profiles: {', '.join(known)}",
+    )
+
+
+def load(path: Path) -> Profile:
+    """Reads the profile in `path`. Raises ProfileError with one line for each mistake in it."""
+    import yaml
+
+    problems: list[str] = []
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        root = yaml.compose(path.read_text(), Loader=loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        what = getattr(error, "problem", None) or "cannot be read"
+        raise ProfileError([f"{path}:{line}: not YAML: {what}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuestionError(f"{path} cannot be read: {error}") from error
+    raw = _section(root, PROFILE, "", path, problems) if root else None
+    if raw is None and not problems:
+        problems.append(f"{path}:1: the file is empty (a mapping with {', '.join(PROFILE.keys)})")
+    if not problems and raw:
+        _check_together(raw, root, path, problems)
+    if problems or raw is None:
+        raise ProfileError(problems, hint="deployer profiles schema prints what is allowed")
+    return _profile(path, raw)
+
+
+def _section(node: Node | None, section: Section, where: str, path: Path, problems: list[str]) -> Any:
+    from yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+    assert node is not None
+    line = node.start_mark.line + 1
+    if section.many:
+        if not isinstance(node, SequenceNode) or not node.value:
+            problems.append(f"{path}:{line}: {where}: not a list (one entry with `- ` for each)")
+            return None
+        inner = Section(section.keys, section.doc)
+        return [_section(item, inner, f"{where}[{n}]", path, problems) for n, item in enumerate(node.value)]
+    if not isinstance(node, MappingNode):
+        problems.append(f"{path}:{line}: {where or 'the file'}: not a mapping ({', '.join(section.keys)})")
+        return None
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        name = str(key_node.value)
+        key_line = key_node.start_mark.line + 1
+        full = f"{where}.{name}" if where else name
+        wanted = section.keys.get(name)
+        if wanted is None:
+            problems.append(f"{path}:{key_line}: {full}: unknown key ({_nearest(name, section)})")
+        elif name in found:
+            problems.append(f"{path}:{key_line}: {full}: given twice (once)")
+        elif isinstance(wanted, Section):
+            found[name] = _section(value_node, wanted, full, path, problems)
+        else:
+            found[name] = None
+            if not isinstance(value_node, ScalarNode) or value_node.tag.endswith(":null"):
+                problems.append(f"{path}:{key_line}: {full}: no value ({wanted.doc})")
+                continue
+            found[name] = _value(value_node.value, wanted, f"{path}:{key_line}: {full}", problems)
+    for name, wanted in section.keys.items():
+        if wanted.required and name not in found:
+            full = f"{where}.{name}" if where else name
+            problems.append(f"{path}:{line}: {full}: missing ({wanted.doc})")
+    return found
+
+
+def _value(text: str, key: Key, where: str, problems: list[str]) -> Any:
+    try:
+        return key.kind.parse(text)
+    except ValueError as error:
+        problems.append(f"{where}: `{text}` is not right ({error})")
+        return None
+
+
+def _nearest(name: str, section: Section) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, section.keys, 1)
+    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(section.keys)}"
+
+
+def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[str]) -> None:
+    """Mistakes that only two keys together make."""
+    line = next(k.start_mark.line + 1 for k, _ in root.value if k.value == "model")
+    model = raw["model"]
+    if not model["source"].startswith("hf://") and "revision" in model:
+        problems.append(f"{path}:{line}: model.revision: only hf:// sources have one (leave it out)")
+    if model["source"].startswith("pypi://"):
+        files = model.get("files") or []
+        if len(files) != 1 or not files[0].get("sha256"):
+            problems.append(f"{path}:{line}: model.files: a wheel needs its one model file with path and sha256")
+    gpu = raw["requirements"].get("gpu")
+    if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:
+        problems.append(f"{path}:{line}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)")
+
+
+def _profile(path: Path, raw: dict[str, Any]) -> Profile:
+    wanted = dict(raw["requirements"])
+    gpu = wanted.pop("gpu", None)
+    disk = wanted.pop("disk", {})
+    model = dict(raw["model"])
+    files = tuple(ModelFile(**entry) for entry in model.pop("files", ()))
+    return Profile(
+        name=path.stem,
+        path=path,
+        description=raw["description"],
+        rank=raw["rank"],
+        requirements=Requirements(
+            **wanted, gpu=None if gpu is None else GpuNeed(**gpu), disk=DiskNeed(**disk)
+        ),
+        model=ModelChoice(**model, files=files),
+        engine=raw["engine"],
+        image=raw.get("image", raw["engine"]),
+        variant=raw["variant"],
+        runtime=raw.get("runtime"),
+        serving=Serving(**raw.get("serving", {})),
+        limits=Limits(**raw.get("limits", {})),
+    )

@@ -1,0 +1,198 @@
+"""The keys of a profile: one tree that loading, the JSON Schema and the documentation all read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deployer.quantity import parse_duration, parse_size, parse_version
+
+ENGINES = ("llamacpp", "transformers")
+RUNTIMES = ("docker", "process")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of value: `parse` gets the YAML scalar's text and raises ValueError("what is right")."""
+
+    name: str
+    parse: Callable[[str], Any]
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key with a plain value."""
+
+    kind: Kind
+    doc: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A key with keys below it; `many` makes it a list of such."""
+
+    keys: dict[str, Key | Section]
+    doc: str
+    required: bool = False
+    many: bool = False
+
+
+def _whole(low: int, high: int) -> Kind:
+    right = f"a whole number from {low} to {high}"
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(right)
+        return int(text)
+
+    return Kind("integer", parse, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def _choice(*names: str) -> Kind:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError("one of " + ", ".join(names))
+        return text
+
+    return Kind("choice", parse, {"enum": list(names)})
+
+
+def _pattern(name: str, pattern: str, right: str) -> Kind:
+    import re
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(right)
+        return text
+
+    return Kind(name, parse, {"type": "string", "pattern": f"^{pattern}$"})
+
+
+def _version(text: str) -> str:
+    parse_version(text)
+    return text
+
+
+_UNITS = r"\s*\d+(\.\d+)?\s*"
+TEXT = _pattern("text", r"(?s).*\S.*", "some text")
+SIZE = Kind(
+    "size",
+    parse_size,
+    {"type": "string", "pattern": rf"^{_UNITS}([kKmMgGtT]([iI])?)?[bB]$", "examples": ["8 GB", "512 MiB"]},
+)
+DURATION = Kind(
+    "time", parse_duration, {"type": "string", "pattern": rf"^{_UNITS}(ms|s|min|h)$", "examples": ["500 ms"]}
+)
+VERSION = Kind("version", _version, {"type": ["string", "number"], "pattern": r"^\d+(\.\d+)*$"})
+SHA256 = _pattern("SHA-256", "[0-9a-f]{64}", "64 hexadecimal digits in lower case")
+SOURCE = _pattern(
+    "source",
+    r"(hf://[\w.-]+/[\w.-]+|pypi://[\w.-]+==[\w.]+|file:///.+)",
+    "hf://owner/name, pypi://package==version or file:///a/folder/or/file",
+)
+
+PROFILE = Section(
+    doc="What is wanted.",
+    keys={
+        "description": Key(TEXT, "one line that says whom this profile is for", required=True),
+        "rank": Key(_whole(0, 1000), "which profile to prefer when several fit: the highest", required=True),
+        "requirements": Section(
+            doc="the least that the host must have; what is not named is not asked for",
+            required=True,
+            keys={
+                "gpu": Section(
+                    doc="NVIDIA GPUs",
+                    keys={
+                        "count": Key(_whole(1, 64), "how many"),
+                        "vram": Key(SIZE, "nominal memory of each (a 24 GB card passes `24 GB`)"),
+                        "free_vram": Key(SIZE, "memory that must be free on each, now"),
+                        "compute_capability": Key(VERSION, "least compute capability, as in `8.0`"),
+                    },
+                ),
+                "driver": Key(VERSION, "least NVIDIA driver version"),
+                "cuda": Key(VERSION, "least CUDA version that the driver supports"),
+                "memory": Key(SIZE, "nominal system memory"),
+                "disk": Section(
+                    doc="file systems",
+                    keys={
+                        "size": Key(SIZE, "size of the file system that holds the models"),
+                        "images": Key(SIZE, "free space where images or engines land"),
+                        "models": Key(SIZE, "free space where models land"),
+                        "kind": Key(_choice("any", "ssd"), "`ssd` refuses rotating disks"),
+                    },
+                ),
+                "os": Key(_choice("linux"), "operating system"),
+                "python": Key(VERSION, "least Python of the `deployer` command"),
+            },
+        ),
+        "model": Section(
+            doc="the model",
+            required=True,
+            keys={
+                "source": Key(SOURCE, "where it comes from", required=True),
+                "revision": Key(TEXT, "commit of an hf:// source; 40 digits pin it"),
+                "files": Section(
+                    doc="files of it; without this, what the engine needs",
+                    many=True,
+                    keys={
+                        "path": Key(TEXT, "name inside the source", required=True),
+                        "sha256": Key(SHA256, "what its bytes must hash to"),
+                        "size": Key(SIZE, "its size"),
+                    },
+                ),
+                "kind": Key(_choice("chat", "completion"), "what it was trained for"),
+                "download": Key(SIZE, "how much will be fetched"),
+            },
+        ),
+        "engine": Key(_choice(*ENGINES), "the program that serves it", required=True),
+        "image": Key(TEXT, "folder under images/; by default the engine's name"),
+        "variant": Key(TEXT, "variant of the image", required=True),
+        "runtime": Key(_choice(*RUNTIMES), "insist on one; without this, docker if it answers, else process"),
+        "serving": Section(
+            doc="how it is served",
+            keys={
+                "context": Key(_whole(128, 10_000_000), "tokens that one request may use, prompt and answer"),
+                "concurrency": Key(_whole(1, 1024), "requests served at the same time"),
+                "port": Key(_whole(1, 65535), "port on 127.0.0.1"),
+                "api_key": Key(_choice("required", "none"), "`none` lets every local program use the model"),
+            },
+        ),
+        "limits": Section(
+            doc="what `up` holds the deployment to before it calls it good",
+            keys={
+                "first_token": Key(DURATION, "longest time to the first token of a short prompt"),
+                "per_token": Key(DURATION, "longest mean time for each further token"),
+            },
+        ),
+    },
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a profile file as JSON Schema 2020-12, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "deployer profile",
+        **_object(PROFILE),
+    }
+
+
+def _object(section: Section) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": "object",
+        "description": section.doc,
+        "additionalProperties": False,
+        "properties": {
+            name: _object(key) if isinstance(key, Section) else {"description": key.doc, **key.kind.schema}
+            for name, key in section.keys.items()
+        },
+    }
+    needed = [name for name, key in section.keys.items() if key.required]
+    if needed:
+        found["required"] = needed
+    if section.many:
+        return {"type": "array", "description": section.doc, "items": found}
+    return found

@@ -1,0 +1,91 @@
+"""The values that a profile file becomes. Sizes are bytes, times are seconds, versions are text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """`vram` is the nominal size of one card; `free_vram` is what must be free on it now."""
+
+    count: int = 1
+    vram: int | None = None
+    free_vram: int | None = None
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """`size` is the whole file system; `images` and `models` are free bytes where those land."""
+
+    size: int | None = None
+    images: int | None = None
+    models: int | None = None
+    kind: str = "any"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    gpu: GpuNeed | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    memory: int | None = None
+    disk: DiskNeed = DiskNeed()
+    os: str = "linux"
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """`path` is a name inside the source; `*` patterns are allowed where no hash is pinned."""
+
+    path: str
+    sha256: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """`download` is the number of bytes that will be fetched, as far as the profile knows."""
+
+    source: str
+    revision: str | None = None
+    files: tuple[ModelFile, ...] = ()
+    kind: str = "chat"
+    download: int | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    context: int = 4096
+    concurrency: int = 1
+    port: int = 8000
+    api_key: str = "required"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the acceptance holds the deployment to, in seconds."""
+
+    first_token: float = 10.0
+    per_token: float = 1.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile; `rank` says which one to prefer when several fit."""
+
+    name: str
+    path: Path
+    description: str
+    rank: int
+    requirements: Requirements
+    model: ModelChoice
+    engine: str
+    image: str
+    variant: str
+    runtime: str | None
+    serving: Serving
+    limits: Limits
