@@ -1,0 +1,54 @@
+"""What `deployer` must know of an engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to be served; paths are as the engine sees them. `gpus` is how many it may use.
+
+    `half` asks for float16 on GPUs without bfloat16 (compute capability below 8.0).
+    """
+
+    program: str
+    model: str
+    alias: str
+    host: str
+    port: int
+    context: int
+    concurrency: int
+    threads: int
+    key_file: str | None
+    gpus: int = 0
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    `formats` are the model formats that it loads, best first; `convert` maps a format that it cannot load
+    to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
+    what it needs from a source that holds more.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    own_key: bool
+    files: tuple[str, ...]
+    arguments: Callable[[Job], tuple[str, ...]]
+    health: str = "/health"
+    convert: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    error: re.Pattern[str] = re.compile(r"error|failed|exception|cannot|unable|killed", re.IGNORECASE)
+
+    def first_error(self, log: Sequence[str]) -> str | None:
+        """The first line of the log that speaks of an error, None when none does."""
+        for line in log:
+            if self.error.search(line):
+                return line.strip()
+        return None

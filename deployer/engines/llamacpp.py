@@ -1,0 +1,41 @@
+"""llama.cpp's `llama-server`: GGUF files, on CPUs and GPUs."""
+
+from __future__ import annotations
+
+import re
+
+from deployer.engines.base import Engine, Job
+
+# The server's cache of earlier prompts, in MiB; its own default of 8 GiB would fill small hosts.
+_PROMPT_CACHE_MIB = 256
+
+
+def _arguments(job: Job) -> tuple[str, ...]:
+    found = [
+        job.program,
+        *("--model", job.model),
+        *("--alias", job.alias),
+        *("--host", job.host),
+        *("--port", str(job.port)),
+        *("--ctx-size", str(job.context * job.concurrency)),
+        *("--parallel", str(job.concurrency)),
+        *("--threads", str(job.threads)),
+        *("--cache-ram", str(_PROMPT_CACHE_MIB)),
+        "--no-ui",
+        "--offline",
+    ]
+    if job.key_file:
+        found += ["--api-key-file", job.key_file]
+    if job.gpus:
+        found += ["--n-gpu-layers", "999"]
+    return tuple(found)
+
+
+ENGINE = Engine(
+    name="llamacpp",
+    formats=("gguf",),
+    own_key=True,
+    files=("*.gguf",),
+    arguments=_arguments,
+    error=re.compile(r"\bE\s|error|failed|cannot|unable|unknown model", re.IGNORECASE),
+)

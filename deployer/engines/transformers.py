@@ -1,0 +1,37 @@
+"""`transformers serve`: safetensors of any architecture that transformers knows, on torch."""
+
+from __future__ import annotations
+
+import re
+
+from deployer.engines.base import Engine, Job
+
+
+def _arguments(job: Job) -> tuple[str, ...]:
+    # --device auto spreads a model over all GPUs it is given; context and concurrency have no flags here
+    return (
+        job.program,
+        "serve",
+        job.model,
+        *("--host", job.host),
+        *("--port", str(job.port)),
+        *("--device", "auto" if job.gpus else "cpu"),
+        *("--dtype", "float16" if job.half else "auto"),
+    )
+
+
+ENGINE = Engine(
+    name="transformers",
+    formats=("safetensors",),
+    own_key=False,
+    files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+    arguments=_arguments,
+    convert={"gguf": "safetensors"},
+    environment={
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "warning",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    },
+    error=re.compile(r"^\w*(Error|Exception)\b|Error:|CUDA error|Killed"),
+)

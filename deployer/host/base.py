@@ -1,0 +1,120 @@
+"""What a fact is, how probes run with a time limit, and how facts become JSON and come back."""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+LIMIT_S = 2.0  # how long one probe may take
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """It could not be asked, which is not the same as `there is none`."""
+
+    reason: str
+
+
+T = TypeVar("T")
+Fact = Union[T, Unknown]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What to ask beyond the machine itself, and where the kernel's and the system's files are.
+
+    `images` and `models` are the folders whose file systems matter, `ports` the TCP ports that should be
+    free, `urls` the places that models would come from. `proc`, `sys` and `etc` are elsewhere in tests.
+    """
+
+    models: Path
+    engines: Path
+    docker: str = "unix:///var/run/docker.sock"
+    ports: tuple[int, ...] = ()
+    urls: tuple[str, ...] = ()
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+    etc: Path = Path("/etc")
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+
+def gather(probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S) -> dict[str, Any]:
+    """Runs all probes at once, in daemon threads; who has no answer after `limit` seconds is Unknown.
+
+    A probe that raises OSError, ValueError or KeyError becomes Unknown with that reason.
+    """
+    found: dict[str, Any] = {}
+
+    def run(name: str, probe: Callable[[], Any]) -> None:
+        try:
+            found[name] = probe()
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            found[name] = Unknown(f"{type(error).__name__}: {error}")
+
+    deadline = time.monotonic() + limit
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in probes.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    answers = dict(found)
+    return {name: answers.get(name, Unknown(f"no answer in {limit:g} s")) for name in probes}
+
+
+def to_json(value: Any) -> Any:
+    """A fact, or anything made of facts, as plain JSON values; Unknown becomes {"unknown": reason}."""
+    if isinstance(value, Unknown):
+        return {"unknown": value.reason}
+    if is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(kind: Any, raw: Any) -> Any:
+    """The value of type `kind` that `to_json` wrote as `raw`. Raises ValueError on anything else.
+
+    Fields that are missing in `raw` become Unknown where the type allows it, so that a host saved by an
+    older version can still be judged.
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        if isinstance(raw, dict) and set(raw) == {"unknown"}:
+            return Unknown(str(raw["unknown"]))
+        if raw is None and type(None) in inner:
+            return None
+        rest = [part for part in inner if part not in (Unknown, type(None))]
+        return from_json(rest[0], raw)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ValueError(f"a list was expected, not {raw!r}")
+        return tuple(from_json(inner[0], item) for item in raw)
+    if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, str]):
+        return {(int(k) if inner[0] is int else k): from_json(inner[1], v) for k, v in raw.items()}
+    if is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(raw, dict):
+            raise ValueError(f"{kind.__name__} was expected, not {raw!r}")
+        hints = typing.get_type_hints(kind)
+        values = {}
+        for f in fields(kind):
+            if f.name in raw:
+                values[f.name] = from_json(hints[f.name], raw[f.name])
+            elif Unknown in typing.get_args(hints[f.name]):
+                values[f.name] = Unknown("not in the saved host")
+            else:
+                raise ValueError(f"{kind.__name__} has no {f.name}")
+        return kind(**values)
+    if kind is float and isinstance(raw, int):
+        return float(raw)
+    if isinstance(kind, type) and not isinstance(raw, kind):
+        raise ValueError(f"{kind.__name__} was expected, not {raw!r}")
+    return raw

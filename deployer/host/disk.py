@@ -1,0 +1,59 @@
+"""The file systems on which images, engines and models land."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployer.host.base import Questions
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes. `rotating` is None where the kernel does not say (network and virtual file systems)."""
+
+    path: str
+    filesystem: str
+    size: int
+    free: int
+    rotating: bool | None
+    writable: bool
+
+
+def disk(path: Path, ask: Questions) -> Disk:
+    """Facts of the file system that holds `path`, or will: of its nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    device = path.stat().st_dev
+    return Disk(
+        path=str(path),
+        filesystem=_filesystem(path, ask),
+        size=stat.f_blocks * stat.f_frsize,
+        free=stat.f_bavail * stat.f_frsize,
+        rotating=_rotating(os.major(device), os.minor(device), ask),
+        writable=os.access(path, os.W_OK),
+    )
+
+
+def _filesystem(path: Path, ask: Questions) -> str:
+    best, kind = -1, "unknown"
+    resolved = str(path.resolve())
+    for line in (ask.proc / "self/mounts").read_text().splitlines():
+        _, mount, name, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) > best:
+            best, kind = len(mount), name
+    return kind
+
+
+def _rotating(major: int, minor: int, ask: Questions) -> bool | None:
+    block = ask.sys / f"dev/block/{major}:{minor}"
+    for candidate in (block / "queue/rotational", block / "../queue/rotational"):
+        try:
+            return candidate.read_text().strip() == "1"
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,108 @@
+"""The container runtime, asked over its socket.
+
+The Engine API is two plain HTTP requests here. The `docker` package asks the same and costs 0.15 s to
+import, more than all of `deployer check` takes; it is used where containers are started.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from deployer.host.base import LIMIT_S, Questions
+
+
+@dataclass(frozen=True)
+class ContainerRuntime:
+    """`kind` is `docker` or `podman`; `refused` says why nothing may be asked although a socket is there."""
+
+    kind: str
+    version: str
+    api: str
+    root: str
+    storage_driver: str
+    cgroup: str
+    rootless: bool
+    nvidia_runtime: bool
+    cdi_gpus: tuple[str, ...]
+
+
+def runtime(ask: Questions) -> ContainerRuntime | None:
+    """None when no socket is there. Raises OSError when one is there and does not answer as it should."""
+    address = urlparse(ask.docker)
+    if address.scheme == "unix" and not Path(address.path).exists():
+        return None
+    try:
+        version = _get(ask.docker, "/version")
+        info = _get(ask.docker, "/info")
+    except PermissionError as error:
+        raise PermissionError(f"this user may not use {address.path}") from error
+    except ConnectionRefusedError:
+        return None  # a socket that an ended daemon left behind
+    except TimeoutError as error:
+        raise TimeoutError(f"{ask.docker} does not answer") from error
+    parts = {part.get("Name", "") for part in version.get("Components") or ()}
+    return ContainerRuntime(
+        kind="podman" if "Podman Engine" in parts else "docker",
+        version=version.get("Version", ""),
+        api=version.get("ApiVersion", ""),
+        root=info.get("DockerRootDir", ""),
+        storage_driver=info.get("Driver", ""),
+        cgroup=f"{info.get('CgroupDriver', '')} v{info.get('CgroupVersion', '')}",
+        rootless=any("rootless" in str(o) for o in info.get("SecurityOptions") or ()),
+        nvidia_runtime="nvidia" in (info.get("Runtimes") or {}),
+        cdi_gpus=_cdi_gpus(info.get("CDISpecDirs") or ()),
+    )
+
+
+def _cdi_gpus(folders: Any) -> tuple[str, ...]:
+    """Names of `nvidia.com/gpu` devices in the specifications that the engine reads."""
+    names = []
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*")):
+            if path.suffix not in (".json", ".yaml", ".yml"):
+                continue
+            text = path.read_text()
+            if "nvidia.com/gpu" not in text:
+                continue
+            import yaml
+
+            spec = yaml.safe_load(text)
+            if isinstance(spec, dict) and spec.get("kind") == "nvidia.com/gpu":
+                names += [str(device["name"]) for device in spec.get("devices") or ()]
+    return tuple(dict.fromkeys(names))
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: str) -> None:
+        parsed = urlparse(address)
+        super().__init__(parsed.hostname or "localhost", parsed.port, timeout=LIMIT_S * 0.9)
+        self._path = parsed.path if parsed.scheme == "unix" else None
+
+    def connect(self) -> None:
+        if self._path is None:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _get(address: str, path: str) -> dict[str, Any]:
+    connection = _Connection(address)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise OSError(f"{address} answers HTTP {answer.status} to {path}")
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+    except http.client.HTTPException as error:
+        raise OSError(f"{address} does not speak HTTP: {error}") from error
+    finally:
+        connection.close()

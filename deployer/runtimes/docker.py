@@ -1,0 +1,337 @@
+"""Containers, through the Docker Engine's API (Docker Engine, or Podman's socket).
+
+Containers are found by their labels. Each unit has a network of its own from which no connection leads
+out: without a gateway the bridge does no address translation, with one the engine's network is internal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deployer import models
+from deployer.errors import LaunchError, RuntimeUnavailable
+from deployer.home import Home, write_whole
+from deployer.progress import Progress
+from deployer.runtimes.base import Inside, Launch, Mount, Part, Unit
+
+if TYPE_CHECKING:
+    import docker as sdk
+
+USER = 10001  # of the images in images/
+PORT = 8080  # inside containers
+_LABEL = "io.deployer"
+_STOP_S = 10
+_SHM = 1 << 30
+
+
+class DockerRuntime:
+    """Containers of `home` on the engine that listens at `address`."""
+
+    name = "docker"
+
+    def __init__(self, home: Home, address: str) -> None:
+        self._home = home
+        self._address = address
+        self._client: sdk.DockerClient | None = None
+        self._tag = hashlib.sha256(str(home.root).encode()).hexdigest()[:6]
+
+    def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
+        return Inside(
+            model=str(Path("/models") / folder.name / model.relative_to(folder)),
+            key="/run/deployer/key",
+            listen="0.0.0.0",
+            engine_port=str(PORT),
+            public_port=str(PORT),
+            engine_url=f"http://engine:{PORT}",
+        )
+
+    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
+        return (
+            Mount(str(folder), f"/models/{folder.name}"),
+            Mount(str(self._key(unit)), "/run/deployer/key"),
+        )
+
+    def start(self, launch: Launch) -> None:
+        import docker.errors
+
+        self._share_key(launch.unit)
+        client = self._engine()
+        try:
+            for part in launch.parts:
+                public = part is launch.parts[-1]
+                container = client.api.create_container(**self._create(launch, part, public))
+                if public and len(launch.parts) > 1:
+                    client.networks.get(self._network(launch.unit, inner=True)).connect(container["Id"])
+                client.api.start(container["Id"])
+        except docker.errors.APIError as error:
+            raise LaunchError(
+                f"the engine refuses to start {launch.unit}: {error.explanation or error}", hint=_hint(str(error))
+            ) from error
+
+    def find(self, unit: str) -> Unit | None:
+        return next((u for u in self.units() if u.name == unit), None)
+
+    def units(self) -> tuple[Unit, ...]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for container in self._containers():
+            found.setdefault(container["Labels"][f"{_LABEL}.unit"], []).append(container)
+        return tuple(self._unit(name, containers) for name, containers in sorted(found.items()))
+
+    def pulse(self, unit: str) -> Hashable:
+        signs: list[Hashable] = []
+        for container in self._containers(unit):
+            about = self._engine().api.inspect_container(container["Id"])
+            pid = about["State"]["Pid"]
+            try:
+                log = Path(about["LogPath"]).stat().st_size
+            except OSError:
+                log = len(self._engine().api.logs(container["Id"], tail=2000))
+            try:
+                memory = Path(f"/proc/{pid}/statm").read_text()
+            except OSError:
+                memory = ""
+            signs.append((pid, log, memory))
+        return tuple(signs)
+
+    def stop(self, unit: str, *, keep: bool = False) -> None:
+        import docker.errors
+
+        client = self._engine()
+        containers = self._containers(unit)
+        for container in containers:
+            try:
+                client.api.stop(container["Id"], timeout=_STOP_S)
+                if not keep:
+                    client.api.remove_container(container["Id"], force=True)
+            except docker.errors.NotFound:
+                continue
+        if not keep:
+            for network in client.networks.list(filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
+                network.remove()
+            self._key(unit).unlink(missing_ok=True)
+
+    def again(self, unit: str) -> None:
+        for container in sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"]):
+            self._engine().api.start(container["Id"])
+
+    def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
+        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"])
+        for container in containers:
+            prefix = f"{container['Labels'][f'{_LABEL}.role']} | " if len(containers) > 1 else ""
+            if follow and container is not containers[0]:
+                return  # the engine is what people follow
+            stream = self._engine().api.logs(
+                container["Id"], stream=True, follow=follow, tail=lines if lines else "all"
+            )
+            rest = b""
+            for chunk in stream:
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from (prefix + line.decode(errors="replace").rstrip("\r") for line in whole)
+            if rest:
+                yield prefix + rest.decode(errors="replace")
+
+    def commands(self, launch: Launch) -> tuple[str, ...]:
+        return tuple(
+            _as_command(self._create(launch, part, part is launch.parts[-1], preview=True), part)
+            for part in launch.parts
+        )
+
+    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
+        import docker.errors
+
+        user = self._user()
+        if os.geteuid() == 0:
+            os.chown(target, USER, USER)
+        try:
+            self._engine().containers.run(
+                program,
+                entrypoint=["python3", "/convert.py"],
+                command=[f"/in/{source.name}", "/out"],
+                volumes={
+                    str(models.CONVERTER): {"bind": "/convert.py", "mode": "ro"},
+                    str(source.parent): {"bind": "/in", "mode": "ro"},
+                    str(target): {"bind": "/out", "mode": "rw"},
+                },
+                user=user,
+                network_mode="none",
+                read_only=True,
+                tmpfs={"/tmp": "size=1g,mode=1777"},
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                labels={f"{_LABEL}.once": self._tag},
+                remove=True,
+            )
+        except docker.errors.ContainerError as error:
+            text = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else str(error.stderr)
+            raise LaunchError("the conversion failed", evidence=text.strip().splitlines()[-5:]) from error
+        except docker.errors.APIError as error:
+            raise LaunchError(f"the conversion could not be started: {error.explanation or error}") from error
+        finally:
+            if os.geteuid() == 0:
+                for path in (target, *target.rglob("*")):
+                    shutil.chown(path, 0, 0)
+
+    def _engine(self) -> sdk.DockerClient:
+        if self._client is None:
+            import docker
+            import docker.errors
+            import requests
+
+            try:
+                self._client = docker.DockerClient(base_url=self._address, version="auto", timeout=60)
+            except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+                raise RuntimeUnavailable(
+                    f"no container engine answers at {self._address}: {error}",
+                    hint="start it, or use the embedded runtime: --runtime process",
+                ) from error
+        return self._client
+
+    def _containers(self, unit: str | None = None) -> list[dict[str, Any]]:
+        import requests
+
+        wanted = [f"{_LABEL}.home={self._tag}", *([f"{_LABEL}.unit={unit}"] if unit else [])]
+        try:
+            found: list[dict[str, Any]] = self._engine().api.containers(all=True, filters={"label": wanted})
+        except requests.exceptions.RequestException as error:
+            raise RuntimeUnavailable(
+                f"the container engine at {self._address} does not answer: {error}",
+                hint="restart it, or use the embedded runtime: --runtime process",
+            ) from error
+        return found
+
+    def _unit(self, name: str, containers: list[dict[str, Any]]) -> Unit:
+        labels = containers[0]["Labels"]
+        whole = len(containers) == int(labels[f"{_LABEL}.parts"])
+        running = all(c["State"] == "running" for c in containers)
+        ended = next((c["Status"] for c in containers if c["State"] != "running"), None)
+        state = "running" if running and whole else "stopped" if not any(
+            c["State"] == "running" for c in containers
+        ) else "dead"  # fmt: skip
+        return Unit(
+            name, state, labels[f"{_LABEL}.fingerprint"], int(labels[f"{_LABEL}.generation"]), self.name, ended
+        )
+
+    def _create(self, launch: Launch, part: Part, public: bool, *, preview: bool = False) -> dict[str, Any]:
+        """The arguments of `create_container`; with `preview`, nothing on the engine is touched."""
+        from docker.types import DeviceRequest, HostConfig, LogConfig
+
+        alone = len(launch.parts) == 1
+        inner = not public
+        network = self._network(launch.unit, inner=inner) if preview else self._ensure_network(launch.unit, inner)
+        devices = []
+        if part.gpus and part.gpu_injection == "cdi":
+            names = [f"nvidia.com/gpu={gpu}" for gpu in part.gpus]
+            devices = [DeviceRequest(driver="cdi", device_ids=names)]
+        elif part.gpus:
+            devices = [DeviceRequest(device_ids=list(part.gpus), capabilities=[["gpu"]])]
+        host: dict[str, Any] = HostConfig(
+            version="1.41",
+            binds=[f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts],
+            port_bindings={f"{PORT}/tcp": ("127.0.0.1", launch.port)} if public else None,
+            network_mode=network,
+            read_only=True,
+            tmpfs={"/tmp": "size=1g,mode=1777"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=2048,
+            shm_size=_SHM if len(part.gpus) > 1 else None,
+            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+            device_requests=devices or None,
+        )
+        order = launch.parts.index(part)
+        return {
+            "image": part.image,
+            "command": list(part.arguments[1:]),
+            "name": f"deployer-{launch.unit}-g{launch.generation}-{part.role}-{self._tag}",
+            "user": self._user(),
+            "environment": {**part.environment, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            "ports": [PORT] if public else None,
+            "host_config": host,
+            "networking_config": None
+            if alone or public
+            else {"EndpointsConfig": {network: {"Aliases": [part.role]}}},
+            "labels": {
+                f"{_LABEL}.home": self._tag,
+                f"{_LABEL}.unit": launch.unit,
+                f"{_LABEL}.role": part.role,
+                f"{_LABEL}.order": str(order),
+                f"{_LABEL}.parts": str(len(launch.parts)),
+                f"{_LABEL}.generation": str(launch.generation),
+                f"{_LABEL}.fingerprint": launch.fingerprint,
+            },
+        }
+
+    def _network(self, unit: str, *, inner: bool) -> str:
+        return f"deployer-{unit}-{self._tag}" + ("-inner" if inner else "")
+
+    def _ensure_network(self, unit: str, inner: bool) -> str:
+        import docker.errors
+
+        name = self._network(unit, inner=inner)
+        options = {} if inner else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+        label = {f"{_LABEL}.network": f"{self._tag}-{unit}"}
+        client = self._engine()
+        if not client.networks.list(names=[name], filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
+            try:
+                client.networks.create(name, driver="bridge", internal=inner, options=options, labels=label)
+            except docker.errors.APIError:  # Podman does not know the option; its network then leads out
+                client.networks.create(name, driver="bridge", internal=inner, labels=label)
+        return name
+
+    def _user(self) -> str:
+        """The user inside: this one, or for root the images' own; root where the engine itself is rootless."""
+        if self._rootless():
+            return "0:0"
+        return f"{USER}:{USER}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+
+    def _rootless(self) -> bool:
+        return os.geteuid() != 0 and f"/run/user/{os.geteuid()}/" in self._address
+
+    def _key(self, unit: str) -> Path:
+        return self._home.deployment(unit) / "key.container"
+
+    def _share_key(self, unit: str) -> None:
+        """A copy of the key that only the container's user (and root) can read; the bind mount needs it."""
+        key = self._home.deployment(unit) / "key"
+        if not key.exists():
+            return
+        target = self._key(unit)
+        write_whole(target, key.read_bytes(), 0o400)
+        if os.geteuid() == 0:
+            os.chown(target, USER, USER)
+
+
+def _as_command(create: dict[str, Any], part: Part) -> str:
+    host = create["host_config"]
+    words = ["docker", "run", "-d", "--name", create["name"], "--user", create["user"], "--read-only"]
+    words += ["--tmpfs", "/tmp:size=1g,mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    words += ["--pids-limit", str(host["PidsLimit"]), "--network", host["NetworkMode"]]
+    if "ShmSize" in host:
+        words += ["--shm-size", str(host["ShmSize"])]
+    if create["networking_config"]:
+        words += ["--network-alias", part.role]
+    for bindings in (host.get("PortBindings") or {}).values():
+        words += ["-p", f"{bindings[0]['HostIp']}:{bindings[0]['HostPort']}:{PORT}"]
+    for bind in host.get("Binds") or ():
+        words += ["-v", bind]
+    for key, value in create["environment"].items():
+        words += ["-e", f"{key}={value}"]
+    if part.gpus and part.gpu_injection == "cdi":
+        words += [word for gpu in part.gpus for word in ("--device", f"nvidia.com/gpu={gpu}")]
+    elif part.gpus:
+        words += ["--gpus", f'"device={",".join(part.gpus)}"']
+    return shlex.join([*words, str(create["image"]), *create["command"]])
+
+
+def _hint(text: str) -> str | None:
+    if "port is already allocated" in text or "address already in use" in text:
+        return "the port is taken: choose another with --port"
+    if "could not select device driver" in text:
+        return "the engine has no GPU support: sudo nvidia-ctk runtime configure --runtime=docker"
+    return None

@@ -1,0 +1,208 @@
+"""The embedded runtime: programs of a unit as supervised, detached processes of this user.
+
+What runs is found by a mark in the environment of its processes, so that no file can be out of date. There
+is no isolation from the network or from other programs of the same user; containers give that.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from deployer import models
+from deployer.errors import LaunchError
+from deployer.home import Home, read_json, write_json
+from deployer.progress import Progress
+from deployer.runtimes import supervisor
+from deployer.runtimes.base import ENGINE_PORT, Inside, Launch, Mount, Unit
+
+_MARK = "DEPLOYER_UNIT"
+
+
+class ProcessRuntime:
+    """Processes under `home`."""
+
+    name = "process"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
+        return Inside(
+            model=str(model),
+            key=str(self._home.deployment(unit) / "key"),
+            listen="127.0.0.1",
+            engine_port=ENGINE_PORT,
+            public_port=str(port),
+            engine_url=f"http://127.0.0.1:{ENGINE_PORT}",
+        )
+
+    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
+        return ()
+
+    def start(self, launch: Launch) -> None:
+        folder = self._home.deployment(launch.unit)
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = {
+            "generation": launch.generation,
+            "fingerprint": launch.fingerprint,
+            "parts": [asdict(part) for part in launch.parts],
+        }
+        write_json(folder / "process.json", spec, 0o600)
+        self.again(launch.unit)
+
+    def again(self, unit: str) -> None:
+        folder = self._home.deployment(unit)
+        spec = read_json(folder / "process.json")
+        if spec is None:
+            raise LaunchError(f"nothing was kept of `{unit}`", hint=f"deployer up {unit}")
+        environment = {
+            key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+        }
+        environment |= {
+            _MARK: self._mark(unit),
+            "DEPLOYER_FINGERPRINT": spec["fingerprint"],
+            "DEPLOYER_GENERATION": str(spec["generation"]),
+            "DEPLOYER_PART": "supervisor",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
+        with (folder / "log").open("ab") as log:
+            log.truncate(0)
+            subprocess.Popen(
+                [sys.executable, "-m", supervisor.__name__, str(folder / "process.json")],
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 5
+        while not self._marked(unit) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def find(self, unit: str) -> Unit | None:
+        spec = read_json(self._home.deployment(unit) / "process.json")
+        found = {part: pid for pid, part in self._marked(unit)}
+        if spec is None:
+            return None
+        wanted = {"supervisor", *(part["role"] for part in spec["parts"])}
+        state = "stopped" if not found else "running" if wanted <= set(found) else "dead"
+        starting = "supervisor" in found and len(found) < len(wanted)
+        return Unit(
+            unit,
+            "running" if starting else state,
+            spec["fingerprint"],
+            spec["generation"],
+            self.name,
+            exit=self._exit(unit) if state != "running" else None,
+        )
+
+    def units(self) -> tuple[Unit, ...]:
+        names = (path.parent.name for path in sorted(self._home.root.glob("deployments/*/process.json")))
+        return tuple(unit for unit in map(self.find, names) if unit)
+
+    def pulse(self, unit: str) -> Hashable:
+        try:
+            size = (self._home.deployment(unit) / "log").stat().st_size
+        except OSError:
+            size = 0
+        return size, tuple(_footprint(pid) for pid, _ in self._marked(unit))
+
+    def stop(self, unit: str, *, keep: bool = False) -> None:
+        for pid, part in self._marked(unit):
+            if part == "supervisor":
+                _kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + supervisor.GRACE_S + 2
+        while left := self._marked(unit):
+            supervised = any(part == "supervisor" for _, part in left)
+            if not supervised or time.monotonic() > deadline:
+                for pid, _ in left:
+                    _kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline + 10:
+                raise LaunchError(
+                    f"processes of `{unit}` do not end: {', '.join(str(pid) for pid, _ in left)}",
+                    hint="one in uninterruptible sleep (state D in `ps`) needs a reboot",
+                )
+            time.sleep(0.05)
+        if not keep:
+            (self._home.deployment(unit) / "process.json").unlink(missing_ok=True)
+
+    def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
+        path = self._home.deployment(unit) / "log"
+        if not path.exists():
+            return
+        with path.open(errors="replace") as file:
+            yield from (line.rstrip("\n") for line in (deque(file, lines) if lines else file))
+            while follow:
+                if line := file.readline():
+                    yield line.rstrip("\n")
+                elif not self._marked(unit):
+                    return
+                else:
+                    time.sleep(0.2)
+
+    def commands(self, launch: Launch) -> tuple[str, ...]:
+        return tuple(
+            " ".join([*(f"{k}={shlex.quote(v)}" for k, v in part.environment.items()), shlex.join(part.arguments)])
+            for part in launch.parts
+        )
+
+    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
+        python = str(Path(program).with_name("python"))
+        done = subprocess.run(
+            [python, str(models.CONVERTER), str(source), str(target)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise LaunchError("the conversion failed", evidence=done.stderr.strip().splitlines()[-5:])
+
+    def _mark(self, unit: str) -> str:
+        return f"{self._home.root}:{unit}"
+
+    def _marked(self, unit: str) -> list[tuple[int, str]]:
+        """(pid, part) of this user's processes that carry the mark of `unit`; children carry it too."""
+        wanted = f"{_MARK}={self._mark(unit)}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                entries = (folder / "environ").read_bytes().split(b"\0")
+                if wanted not in entries or " Z " in (folder / "stat").read_text():
+                    continue
+            except OSError:
+                continue  # it has just ended, or belongs to somebody else
+            part = next((e[14:] for e in entries if e.startswith(b"DEPLOYER_PART=")), b"")
+            found.append((int(folder.name), part.decode()))
+        return found
+
+    def _exit(self, unit: str) -> str | None:
+        for line in self.logs(unit, lines=5):
+            if line.startswith("supervisor: "):
+                return line.removeprefix("supervisor: ")
+        return None
+
+
+def _footprint(pid: int) -> tuple[int, int]:
+    """Resident pages and bytes read so far."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        read = int(Path(f"/proc/{pid}/io").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0, 0
+    return pages, read
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

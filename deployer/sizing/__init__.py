@@ -1,0 +1,59 @@
+"""How much memory a model takes on an engine, and how fast it can be at most. Pure arithmetic, in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployer.models import Header
+from deployer.quantity import format_size
+
+KV_VALUE = 2  # bytes of one cached number: 16 bit in both engines unless told otherwise
+
+# Memory of the program itself with its compute buffers, on a CPU. Measured as resident memory less weights
+# and cache with SmolLM2-135M: llama-server 61 MB, transformers serve 640 MB; rounded up to leave room for
+# larger vocabularies.
+PROGRAM = {"llamacpp": 300 << 20, "transformers": 1000 << 20}
+
+# The least share of the memory-bandwidth bound that a healthy engine reaches. Published figures lie between
+# 0.3 and 0.9 (docs/architecture.md, "Acceptance"); a tenth is only missed when something is wrong, such as an
+# engine that fell back from GPU to CPU.
+FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of each part."""
+
+    weights: int
+    cache: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.program
+
+    def __str__(self) -> str:
+        return (
+            f"{format_size(self.total)} (weights {format_size(self.weights)}, "
+            f"cache {format_size(self.cache)}, program {format_size(self.program)})"
+        )
+
+
+def need(header: Header, weights: int, *, context: int, concurrency: int, engine: str) -> Need:
+    """Memory for `concurrency` requests of `context` tokens each.
+
+    Cache of one token: 2 (key and value) × layers × key-value heads × head size × 2 bytes, as for every
+    multi-head, grouped-query or multi-query attention; an upper bound for models that cache less.
+    """
+    token = 2 * header.layers * header.kv_heads * header.head_dim * KV_VALUE
+    return Need(weights, token * context * concurrency, PROGRAM[engine])
+
+
+def rate_bound(weights: int, bandwidth: float) -> float:
+    """Tokens per second that one user gets at most: each token reads all weights once from memory."""
+    return bandwidth / weights
+
+
+def rate_floor(weights: int, bandwidth: float) -> float:
+    """Tokens per second under which something is wrong with the deployment."""
+    return FLOOR * rate_bound(weights, bandwidth)
