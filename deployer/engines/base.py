@@ -18,7 +18,7 @@ class Job:
     model: str
     alias: str
     host: str
-    port: int
+    port: str
     context: int
     concurrency: int
     threads: int

@@ -16,7 +16,7 @@ def _arguments(job: Job) -> tuple[str, ...]:
         *("--model", job.model),
         *("--alias", job.alias),
         *("--host", job.host),
-        *("--port", str(job.port)),
+        *("--port", job.port),
         *("--ctx-size", str(job.context * job.concurrency)),
         *("--parallel", str(job.concurrency)),
         *("--threads", str(job.threads)),

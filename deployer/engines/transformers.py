@@ -14,7 +14,7 @@ def _arguments(job: Job) -> tuple[str, ...]:
         "serve",
         job.model,
         *("--host", job.host),
-        *("--port", str(job.port)),
+        *("--port", job.port),
         *("--device", "auto" if job.gpus else "cpu"),
         *("--dtype", "float16" if job.half else "auto"),
     )

@@ -27,14 +27,16 @@ CHUNK = 1 << 20
 class Web:
     """How the outside is reached: `index` is a Python package index, `hub` the model hub's address.
 
-    `index=None` means the one that pip is configured for. `ca` names a file of certificates that are
-    trusted besides the system's; `token` goes to the hub and nowhere else.
+    `index=None` means the one that pip is configured for. `wheelhouse` is a folder of wheels that need no
+    index. `ca` names a file of certificates that are trusted besides the system's; `token` goes to the hub
+    and nowhere else.
     """
 
     index: str | None = None
     hub: str = "https://huggingface.co"
     token: str | None = field(default=None, repr=False)
     ca: Path | None = None
+    wheelhouse: Path | None = None
 
     def client(self) -> httpx.Client:
         """A client with time limits; proxies come from the environment, as httpx reads it."""

@@ -92,3 +92,10 @@ def _from_archive(home: Home, progress: Progress) -> None:
             )
         if imported.returncode or tar.returncode:
             raise BuildError("the base could not be imported", evidence=imported.stderr.splitlines()[-3:])
+
+
+def reachable(base: str) -> bool:
+    """Whether `base` is on this engine, or can be pulled now (and then is)."""
+    if _present(base):
+        return True
+    return subprocess.run(["docker", "pull", "-q", base], capture_output=True, check=False).returncode == 0

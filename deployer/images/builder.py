@@ -34,33 +34,30 @@ _CAUSES = (
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a place needs to build; none of it changes what the image holds, except `base`."""
+    """`base` is the OS base: a reference, or `archive` for one made from the Debian archive."""
 
     base: str = DEFAULT_BASE
-    index: str | None = None
-    ca: Path | None = None
-    wheelhouse: Path | None = None
     no_cache: bool = False
 
 
 def build_command(
-    recipe: Recipe, variant: Variant, settings: BuildSettings, base_ref: str, home: Home, empty: Path
+    recipe: Recipe, variant: Variant, settings: BuildSettings, base_ref: str, home: Home, web: Web, empty: Path
 ) -> list[str]:
-    """The `docker buildx build` command line for one image."""
+    """The `docker buildx build` command line for one image; `empty` stands in for a missing wheelhouse."""
     command = ["docker", "buildx", "build", "--progress=plain", "--load", "--provenance=false"]
     command += ["-t", tag(recipe, variant, settings.base), "--build-arg", f"BASE={base_ref}"]
     command += ["--build-context", f"sources={home.sources}"]
     if recipe.package:
         command += ["--build-context", f"package={resources.PACKAGE}"]
     if variant.requirements:
-        command += ["--build-context", f"wheelhouse={settings.wheelhouse or empty}"]
+        command += ["--build-context", f"wheelhouse={web.wheelhouse or empty}"]
         command += ["--build-arg", f"REQUIREMENTS={variant.requirements}"]
-        if settings.index:
-            command += ["--build-arg", f"INDEX_URL={settings.index}"]
+        if web.index:
+            command += ["--build-arg", f"INDEX_URL={web.index}"]
         if variant.extra_index:
             command += ["--build-arg", f"EXTRA_INDEX_URL={variant.extra_index}"]
-    if settings.ca:
-        command += ["--secret", f"id=ca,src={settings.ca}"]
+    if web.ca:
+        command += ["--secret", f"id=ca,src={web.ca}"]
     if settings.no_cache:
         command.append("--no-cache")
     for key, value in _labels(recipe, variant, settings).items():
@@ -81,7 +78,7 @@ def build(
     base_ref = bases.resolve(settings.base, home, progress, fresh=settings.no_cache)
     fetch_sources(recipe, home=home, web=web, progress=progress)
     with home.scratch("wheelhouse") as empty:
-        command = build_command(recipe, variant, settings, base_ref, home, empty)
+        command = build_command(recipe, variant, settings, base_ref, home, web, empty)
         progress.say(f"build: {recipe.name}:{variant.name}")
         _run(command, f"{recipe.name}:{variant.name}", progress)
     size = int(_inspect(reference, "{{.Size}}"))

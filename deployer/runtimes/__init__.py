@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from deployer.errors import QuestionError
 from deployer.home import Home
@@ -15,14 +15,17 @@ from deployer.runtimes.base import Unit as Unit
 from deployer.runtimes.docker import DockerRuntime
 from deployer.runtimes.process import ProcessRuntime
 
-RUNTIMES: dict[str, Callable[[Home, str], Runtime]] = {
-    "docker": DockerRuntime,
-    "process": lambda home, _address: ProcessRuntime(home),
+RUNTIMES: dict[str, Callable[[Home, str, Mapping[str, str]], Runtime]] = {
+    "docker": lambda home, address, _environment: DockerRuntime(home, address),
+    "process": lambda home, _address, environment: ProcessRuntime(home, environment),
 }
 
 
-def runtime(name: str, home: Home, address: str) -> Runtime:
-    """The runtime called `name`; `address` is where the container engine listens."""
+def runtime(name: str, home: Home, address: str, environment: Mapping[str, str]) -> Runtime:
+    """The runtime called `name`.
+
+    `address` is where the container engine listens; of `environment`, processes inherit what they need.
+    """
     if name not in RUNTIMES:
         raise QuestionError(f"there is no runtime `{name}`", hint=f"runtimes: {', '.join(RUNTIMES)}")
-    return RUNTIMES[name](home, address)
+    return RUNTIMES[name](home, address, environment)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployer.progress import Progress
 
@@ -30,7 +30,6 @@ class Part:
     role: str
     arguments: tuple[str, ...]
     image: str | None = None
-    image_id: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     gpus: tuple[str, ...] = ()
@@ -45,6 +44,16 @@ class Launch:
     generation: int
     port: int
     parts: tuple[Part, ...]
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Launch:
+        """The launch that `dataclasses.asdict` made `raw` of."""
+        parts = []
+        for part in raw["parts"]:
+            mounts = tuple(Mount(**mount) for mount in part["mounts"])
+            lists = {"arguments": tuple(part["arguments"]), "gpus": tuple(part["gpus"]), "mounts": mounts}
+            parts.append(Part(**{**part, **lists}))
+        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts))
 
     @property
     def fingerprint(self) -> str:
@@ -101,17 +110,17 @@ class Runtime(Protocol):
     def pulse(self, unit: str) -> Hashable:
         """A value that changes while the unit makes progress: log, memory, bytes read."""
 
-    def stop(self, unit: str, *, keep: bool = False) -> None:
-        """Ends the unit with its children and waits until it is gone; `keep` leaves what `again` needs."""
-
-    def again(self, unit: str) -> None:
-        """Starts what `stop(keep=True)` left."""
+    def stop(self, unit: str) -> None:
+        """Ends the unit with its children, waits until it is gone, and leaves nothing of it."""
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         """Lines of all parts."""
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
         """The launch as shell commands, for people."""
+
+    def has_image(self, reference: str) -> bool:
+        """Whether the image is on this host; False where there are no images."""
 
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         """Runs the GGUF converter in the engine `program` (an image or a Python), from `source` to `target`."""

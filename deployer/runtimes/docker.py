@@ -99,7 +99,7 @@ class DockerRuntime:
             signs.append((pid, log, memory))
         return tuple(signs)
 
-    def stop(self, unit: str, *, keep: bool = False) -> None:
+    def stop(self, unit: str) -> None:
         import docker.errors
 
         client = self._engine()
@@ -107,18 +107,12 @@ class DockerRuntime:
         for container in containers:
             try:
                 client.api.stop(container["Id"], timeout=_STOP_S)
-                if not keep:
-                    client.api.remove_container(container["Id"], force=True)
+                client.api.remove_container(container["Id"], force=True)
             except docker.errors.NotFound:
                 continue
-        if not keep:
-            for network in client.networks.list(filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
-                network.remove()
-            self._key(unit).unlink(missing_ok=True)
-
-    def again(self, unit: str) -> None:
-        for container in sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"]):
-            self._engine().api.start(container["Id"])
+        for network in client.networks.list(filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
+            network.remove()
+        self._key(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"])
@@ -141,6 +135,15 @@ class DockerRuntime:
             _as_command(self._create(launch, part, part is launch.parts[-1], preview=True), part)
             for part in launch.parts
         )
+
+    def has_image(self, reference: str) -> bool:
+        import docker.errors
+
+        try:
+            self._engine().api.inspect_image(reference)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
 
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         import docker.errors

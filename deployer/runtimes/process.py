@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,8 +32,9 @@ class ProcessRuntime:
 
     name = "process"
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, environment: Mapping[str, str]) -> None:
         self._home = home
+        self._environment = environment
 
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
@@ -57,20 +58,12 @@ class ProcessRuntime:
             "parts": [asdict(part) for part in launch.parts],
         }
         write_json(folder / "process.json", spec, 0o600)
-        self.again(launch.unit)
-
-    def again(self, unit: str) -> None:
-        folder = self._home.deployment(unit)
-        spec = read_json(folder / "process.json")
-        if spec is None:
-            raise LaunchError(f"nothing was kept of `{unit}`", hint=f"deployer up {unit}")
+        unit = launch.unit
         environment = {
-            key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+            key: value for key, value in self._environment.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
         }
         environment |= {
             _MARK: self._mark(unit),
-            "DEPLOYER_FINGERPRINT": spec["fingerprint"],
-            "DEPLOYER_GENERATION": str(spec["generation"]),
             "DEPLOYER_PART": "supervisor",
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         }
@@ -117,7 +110,7 @@ class ProcessRuntime:
             size = 0
         return size, tuple(_footprint(pid) for pid, _ in self._marked(unit))
 
-    def stop(self, unit: str, *, keep: bool = False) -> None:
+    def stop(self, unit: str) -> None:
         for pid, part in self._marked(unit):
             if part == "supervisor":
                 _kill(pid, signal.SIGTERM)
@@ -133,8 +126,7 @@ class ProcessRuntime:
                     hint="one in uninterruptible sleep (state D in `ps`) needs a reboot",
                 )
             time.sleep(0.05)
-        if not keep:
-            (self._home.deployment(unit) / "process.json").unlink(missing_ok=True)
+        (self._home.deployment(unit) / "process.json").unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         path = self._home.deployment(unit) / "log"
@@ -155,6 +147,9 @@ class ProcessRuntime:
             " ".join([*(f"{k}={shlex.quote(v)}" for k, v in part.environment.items()), shlex.join(part.arguments)])
             for part in launch.parts
         )
+
+    def has_image(self, reference: str) -> bool:
+        return False
 
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         python = str(Path(program).with_name("python"))

@@ -1,0 +1,111 @@
+"""Where a command runs: the home, the way out, the container engine; the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deployer import host, models, runtimes
+from deployer.engines import engine
+from deployer.fetch import Web
+from deployer.home import Home
+from deployer.profile import Profile
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a command needs of its surroundings."""
+
+    home: Home
+    web: Web
+    docker: str
+
+    def runtime(self, name: str) -> runtimes.Runtime:
+        return runtimes.runtime(name, self.home, self.docker, dict(os.environ))
+
+    def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
+        """What to ask the machine so that every one of `profiles` can be judged."""
+        store = models.Store(self.home)
+        urls = {
+            url
+            for p in profiles
+            if (url := models.source_url(p.model, self.web))
+            and not store.get(models.model_id(p.model, engine(p.engine).files))
+        }
+        proxies = {s: p for s in ("http", "https") if (p := _proxy(s))}
+        return host.Questions(
+            models=self.home.models,
+            engines=self.home.engines,
+            docker=self.docker,
+            ports=ports,
+            urls=tuple(sorted(urls)),
+            proxies=proxies,
+        )
+
+
+def place(
+    ctx: click.Context,
+    *,
+    index_url: str | None = None,
+    ca_cert: str | None = None,
+    wheelhouse: str | None = None,
+) -> Place:
+    """The surroundings, from options first, then from the environment's usual variables."""
+    get = os.environ.get
+    home = ctx.obj or Path(get("XDG_DATA_HOME") or Path.home() / ".local/share") / "deployer"
+    ca = ca_cert or get("SSL_CERT_FILE") or get("REQUESTS_CA_BUNDLE")
+    wheels = wheelhouse or get("PIP_FIND_LINKS")
+    return Place(
+        home=Home(Path(home).absolute()),
+        web=Web(
+            index=index_url or get("PIP_INDEX_URL") or get("UV_DEFAULT_INDEX"),
+            hub=get("HF_ENDPOINT") or "https://huggingface.co",
+            token=get("HF_TOKEN"),
+            ca=Path(ca) if ca and Path(ca).is_file() else None,
+            wheelhouse=Path(wheels).absolute() if wheels and Path(wheels).is_dir() else None,
+        ),
+        docker=_engine_address(),
+    )
+
+
+def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that may build or fetch."""
+    for option in (
+        click.option(
+            "--wheelhouse",
+            type=click.Path(exists=True, file_okay=False),
+            help="Folder of wheels that need no index.  [default: $PIP_FIND_LINKS]",
+        ),
+        click.option(
+            "--ca-cert",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Certificates to trust, for a company's proxy; never lands in an image.  [default: $SSL_CERT_FILE]",
+        ),
+        click.option("--index-url", metavar="URL", help="Python package index.  [default: pip's]"),
+        click.option(
+            "--base",
+            metavar="REF|archive",
+            help="OS base of images: a reference, or `archive` to make it from the Debian archive.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _engine_address() -> str:
+    if address := os.environ.get("DOCKER_HOST"):
+        return address
+    rootless = f"/run/user/{os.geteuid()}/docker.sock"
+    default = "/var/run/docker.sock"
+    if not Path(default).exists() and Path(rootless).exists():
+        return f"unix://{rootless}"
+    return f"unix://{default}"
+
+
+def _proxy(scheme: str) -> str | None:
+    return os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY")

@@ -1,0 +1,178 @@
+"""`deployer up`: from whatever there is to a model that answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from deployer import checks, host, images, plan, profile
+from deployer.cli import show
+from deployer.cli.place import Place, build_options, place
+from deployer.errors import Refused
+from deployer.home import Home
+from deployer.images import BuildSettings
+from deployer.plan import Choice, Record, World
+from deployer.profile import Profile
+from deployer.progress import Progress
+from deployer.quantity import format_duration
+from deployer.report import Outcome
+from deployer.runtimes import Runtime
+
+
+@click.command("up")
+@click.argument("profile_name", metavar="[PROFILE]", required=False)
+@click.option("--name", help="Name of the deployment.  [default: the profile's]")
+@click.option("--runtime", type=click.Choice(["docker", "process"]), help="What runs it.  [default: docker if it answers]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: the profile's]")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+@click.option("--stall", type=click.FloatRange(1), default=120, show_default=True,
+              help="Give up when the engine makes no progress for so many seconds.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, for programs.")
+@build_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    profile_name: str | None,
+    name: str | None,
+    runtime: str | None,
+    port: int | None,
+    dry_run: bool,
+    stall: float,
+    as_json: bool,
+    base: str | None,
+    index_url: str | None,
+    ca_cert: str | None,
+    wheelhouse: str | None,
+) -> None:
+    """Bring up PROFILE: check, build, pull, launch, and prove that it answers.
+
+    PROFILE is a shipped name or a file; without it the highest-ranked profile that fits this machine is
+    taken. A second `up` of the same profile changes nothing; a changed profile replaces the deployment.
+    After any interruption the same command goes on from where it was.
+    """
+    here = place(ctx, index_url=index_url, ca_cert=ca_cert, wheelhouse=wheelhouse)
+    screen = show.Screen(quiet=False)
+    wanted, reasons, facts = _choose(here, profile_name, name, port)
+    label = name or wanted.name
+    with here.home.lock(f"deployment-{label}", waiting=lambda who: screen.say(f"waiting for {who}")):
+        here.home.sweep()
+        chosen = plan.choose_runtime(facts, wanted, runtime)
+        _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
+        runs = here.runtime(chosen[0])
+        the_base = _base(base, chosen[0], wanted, runs, here.home, screen, dry_run)
+        choice = plan.resolve(
+            facts, wanted, home=here.home, runtime=chosen, base=the_base, name=name, port=port, reasons=reasons
+        )
+        record = plan.load_record(here.home, choice.name)
+        steps = plan.steps(
+            choice, home=here.home, runtime=runs, generation=record.launch.generation + 1 if record else 1
+        )
+        if dry_run:
+            click.echo(plan.as_json(choice, steps) if as_json else _plan(choice, steps))
+            return
+        world = World(here.home, here.web, BuildSettings(the_base), runs, here.runtime, screen, facts, stall)
+        there = plan.already_up(choice, steps, world)
+        if there is None:
+            for reason in choice.reasons:
+                screen.say(reason)
+        result = there or plan.apply(choice, steps, world)
+    _show(result, changed=there is None, as_json=as_json)
+
+
+def _choose(
+    here: Place, profile_name: str | None, name: str | None, port: int | None
+) -> tuple[Profile, tuple[str, ...], host.Host]:
+    """The profile, why, and the host as it was asked for it."""
+    ours = {r.name: r.launch.port for r in plan.records(here.home)}
+
+    def with_port(p: Profile) -> Profile:
+        return dataclasses.replace(p, serving=dataclasses.replace(p.serving, port=port or p.serving.port))
+
+    if profile_name:
+        wanted = with_port(profile.load(profile.find(profile_name)))
+        # what this very deployment holds is free for it
+        asked = () if ours.get(name or wanted.name) == wanted.serving.port else (wanted.serving.port,)
+        return wanted, (), host.probe(here.questions((wanted,), ports=asked))
+    profiles = tuple(with_port(profile.load(path)) for path in profile.shipped())
+    ports = tuple(sorted({p.serving.port for p in profiles}))
+    facts = host.probe(here.questions(profiles, ports=ports))
+
+    def seen_by(p: Profile) -> host.Host:
+        free = {n: f for n, f in facts.ports.items() if ours.get(name or p.name) != int(n)}
+        return dataclasses.replace(facts, ports=free)
+
+    wanted, reasons = plan.rank(seen_by, profiles)
+    return wanted, reasons, seen_by(wanted)
+
+
+def _refuse(facts: host.Host, wanted: Profile) -> None:
+    report = checks.audit(facts, wanted)
+    if report.ok:
+        return
+    failures = report.of(Outcome.FAIL)
+    raise Refused(
+        f"this host cannot run {wanted.name}; nothing was changed",
+        hint=next((f.hint for f in failures if f.hint), "deployer profiles list"),
+        evidence=[f"{f.id}: {f.found} (wanted: {f.wanted})" for f in failures],
+    )
+
+
+def _base(
+    asked: str | None, runtime: str, wanted: Profile, runs: Runtime, home: Home, progress: Progress, dry_run: bool
+) -> str:
+    """The base word: as asked; else the one whose images are here; else one that can be had."""
+    if asked or runtime != "docker":
+        return asked or images.DEFAULT_BASE
+    recipe = images.load(wanted.image)
+    variant = recipe.variant(wanted.variant)
+    for base in (images.DEFAULT_BASE, images.ARCHIVE):
+        if runs.has_image(images.tag(recipe, variant, base)):
+            return base
+    if dry_run or images.reachable(images.DEFAULT_BASE):
+        return images.DEFAULT_BASE
+    missing = images.can_use_archive()
+    if missing:
+        raise Refused(
+            f"no image of {wanted.name} is here, and its base {images.DEFAULT_BASE} cannot be pulled",
+            hint=f"use the embedded runtime (--runtime process), or the Debian archive: {missing}",
+        )
+    progress.say(f"base: {images.DEFAULT_BASE} cannot be pulled; it is made from the Debian archive")
+    return images.ARCHIVE
+
+
+def _plan(choice: Choice, steps: tuple[plan.Step, ...]) -> str:
+    return "\n".join([*choice.reasons, "", plan.describe(steps)])
+
+
+def _show(record: Record, *, changed: bool, as_json: bool) -> None:
+    from pathlib import Path
+
+    root = record.url.removesuffix("/v1")
+    curl = plan.example(root, record.model, record.kind, Path(record.key_file) if record.key_file else None)
+    if as_json:
+        show.show_json(
+            {
+                "name": record.name,
+                "changed": changed,
+                "runtime": record.runtime,
+                "url": record.url,
+                "key_file": record.key_file,
+                "model": record.model,
+                "first_token_s": record.first_token,
+                "tokens_per_s": record.rate,
+                "example": curl,
+            }
+        )
+        return
+    if not changed:
+        click.echo(f"{record.name} is up already; nothing was changed", err=True)
+    key = f"{record.key_file} (only you can read it)" if record.key_file else "none is asked for"
+    click.echo(f"url       {record.url}")
+    click.echo(f"key       {key}")
+    click.echo(f"model     {record.model} on {record.runtime}")
+    click.echo(
+        f"measured  first token after {format_duration(record.first_token)}, then {record.rate:.0f} tokens/s"
+    )
+    click.echo(f"try       {curl}")
+    click.echo("          deployer chat")

@@ -1,0 +1,332 @@
+"""Does the steps, and undoes what it did when one fails or the person interrupts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployer import compat, host, images, models, sizing
+from deployer.engines import Engine
+from deployer.errors import DeployerError, EngineDied, EngineStuck, LaunchError, Refused
+from deployer.fetch import Web
+from deployer.home import Home, write_whole
+from deployer.images import BuildSettings
+from deployer.plan import acceptance
+from deployer.plan.acceptance import Measured
+from deployer.plan.record import Record, forget, load_record, save_record
+from deployer.plan.resolve import Choice
+from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
+from deployer.progress import Progress
+from deployer.quantity import format_duration, format_size
+from deployer.runtimes import Runtime, provision
+from deployer.runtimes.base import port_free
+
+STALL_S = 120.0  # an engine that makes no progress for this long is stuck
+_EVIDENCE = 6
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that steps touch. `other` makes the runtime of another name, for what is replaced."""
+
+    home: Home
+    web: Web
+    build: BuildSettings
+    runtime: Runtime
+    other: Callable[[str], Runtime]
+    progress: Progress
+    facts: host.Host
+    stall: float = STALL_S
+
+
+def already_up(choice: Choice, steps: Sequence[Step], world: World) -> Record | None:
+    """The record, when exactly this is accepted and runs and answers; None when there is work to do."""
+    record = load_record(world.home, choice.name)
+    if record is None or record.runtime != choice.runtime:
+        return None
+    wanted = next(step.launch.fingerprint for step in steps if isinstance(step, Start))
+    unit = world.runtime.find(choice.name)
+    if unit is None or unit.state != "running" or not unit.fingerprint == wanted == record.launch.fingerprint:
+        return None
+    return record if healthy(record.url) else None
+
+
+def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
+    """Does every step that is not done yet and returns the record of the accepted deployment.
+
+    On any error, and on KeyboardInterrupt, what this call started is stopped, and what it replaced is
+    started again; downloads and builds stay, so that the next call goes on from there.
+    """
+    measured: Measured | None = None
+    begin = time.monotonic()
+    with contextlib.ExitStack() as undo:
+        for step in steps:
+            world.progress.say(f"→ {step.title}")
+            match step:
+                case Build():
+                    _build(step, world)
+                case Provision():
+                    provision.provision(
+                        step.engine, step.variant, home=world.home, web=world.web, progress=world.progress
+                    )
+                case Pull():
+                    models.pull(
+                        choice.profile.model, choice.engine.files, home=world.home, web=world.web,
+                        progress=world.progress,
+                    )  # fmt: skip
+                case Convert():
+                    _convert(step, choice, world)
+                case Fit():
+                    _fit(step, choice, world)
+                case Replace():
+                    _replace(step, steps, world, undo)
+                case Start():
+                    _start(step, choice, world, undo)
+                case Ready():
+                    _wait(step, choice.engine, world)
+                case Accept():
+                    measured = acceptance.accept(step, _floor(step, choice, world))
+        assert measured is not None
+        undo.pop_all()
+    started = next(step.launch for step in steps if isinstance(step, Start))
+    accepted = next(step for step in steps if isinstance(step, Accept))
+    record = Record(
+        name=choice.name,
+        profile=str(choice.profile.path),
+        runtime=choice.runtime,
+        url=f"{accepted.url}/v1",
+        model=choice.alias,
+        kind=choice.profile.model.kind,
+        model_id=choice.converted or choice.model,
+        key_file=str(accepted.key_file) if accepted.key_file else None,
+        accepted=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        first_token=round(measured.first_token, 4),
+        rate=round(measured.rate, 2),
+        launch=started,
+    )
+    save_record(world.home, record)
+    world.progress.say(f"up in {format_duration(time.monotonic() - begin)}")
+    return record
+
+
+def _build(step: Build, world: World) -> None:
+    if world.runtime.has_image(step.reference):
+        return
+    recipe = images.load(step.image)
+    settings = BuildSettings(**{**vars(world.build), "base": step.base})
+    images.build(
+        recipe, recipe.variant(step.variant), settings, home=world.home, web=world.web, progress=world.progress
+    )
+
+
+def _convert(step: Convert, choice: Choice, world: World) -> None:
+    store = models.Store(world.home)
+    if store.get(step.converted):
+        return
+    origin = store.get(step.model)
+    assert origin is not None
+    with world.home.lock(f"model-{step.converted}", waiting=world.progress.say):
+        if store.get(step.converted):
+            return
+
+        def make(folder: Path) -> dict[str, str]:
+            for left in folder.iterdir():  # of a conversion that was killed
+                left.unlink()
+            world.runtime.convert(step.program, origin.weights, folder, world.progress)
+            return {}
+
+        store.add(
+            step.converted, source=origin.source, revision=origin.revision, converted_from=origin.id, make=make
+        )
+
+
+def _fit(step: Fit, choice: Choice, world: World) -> None:
+    model = models.Store(world.home).get(choice.converted or choice.model)
+    assert model is not None
+    header = models.read_header(step.weights)
+    if step.context > header.context:
+        raise Refused(
+            f"the model was trained for {header.context} tokens, the profile asks for {step.context}",
+            hint=f"set serving.context to {header.context} or less in {choice.profile.path}",
+        )
+    if choice.profile.model.kind == "chat" and not header.chat_template:
+        raise Refused(
+            "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
+        )
+    weights = sum(f.size for f in model.files if f.path.endswith((".gguf", ".safetensors")))
+    need = sizing.need(
+        header, weights, context=step.context, concurrency=step.concurrency, engine=step.engine
+    )
+    available = _memory_for(choice, world.facts)
+    if available is not None and need.total > available:
+        raise Refused(
+            f"{need} is needed, {format_size(available)} is available",
+            hint="lower serving.context or serving.concurrency, or end other programs",
+        )
+
+
+def _memory_for(choice: Choice, facts: host.Host) -> int | None:
+    """Bytes that the engine can have: on the chosen GPUs, else in the system."""
+    if not choice.gpus:
+        return None if isinstance(facts.memory, host.Unknown) else facts.memory.available
+    if isinstance(facts.gpus, host.Unknown):
+        return None
+    taken = [g for g in facts.gpus if g.uuid in choice.gpus or str(g.index) in choice.gpus]
+    free = [g.free_vram for g in taken if isinstance(g.free_vram, int)]
+    return sum(free) if free and len(free) == len(taken) else None
+
+
+def _replace(step: Replace, steps: Sequence[Step], world: World, undo: contextlib.ExitStack) -> None:
+    """Stops what runs under this name on either runtime, unless it is what is wanted and runs."""
+    wanted = next(s.launch for s in steps if isinstance(s, Start))
+    record = load_record(world.home, step.unit)
+    for name in {world.runtime.name, record.runtime if record else world.runtime.name}:
+        runtime = world.runtime if name == world.runtime.name else world.other(name)
+        unit = runtime.find(step.unit)
+        if unit is None:
+            continue
+        if name == world.runtime.name and unit.state == "running" and unit.fingerprint == wanted.fingerprint:
+            continue  # an earlier `up` was killed after it had started it
+        runtime.stop(step.unit)
+        if record and record.runtime == name and record.launch.fingerprint == unit.fingerprint:
+            undo.callback(_bring_back, record, runtime, world)
+
+
+def _bring_back(record: Record, runtime: Runtime, world: World) -> None:
+    world.progress.say(f"bringing back what ran before as {record.name}")
+    try:
+        runtime.start(record.launch)
+    except DeployerError as error:
+        world.progress.say(f"what ran before does not start again: {error.message}")
+        forget(world.home, record.name)
+
+
+def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack) -> None:
+    unit = world.runtime.find(step.launch.unit)
+    if unit and unit.state == "running":
+        undo.callback(world.runtime.stop, step.launch.unit)
+        return
+    ensure_key(world.home.deployment(step.launch.unit) / "key")
+    _await_port(step.launch.port)
+    undo.callback(world.runtime.stop, step.launch.unit)
+    world.runtime.start(step.launch)
+
+
+def ensure_key(path: Path) -> None:
+    """Makes an API key of 256 random bits, readable by this user alone, unless there is one."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, f"sk-{secrets.token_urlsafe(32)}\n".encode(), 0o600)
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 5  # what was just stopped may hold it for a moment
+    while not port_free(port):
+        if time.monotonic() > deadline:
+            owner = host.port_owner(port) or "a process of another user (sudo ss -ltnp shows it)"
+            raise LaunchError(
+                f"port {port} is held by {owner}", hint=f"end it, or choose another port: --port {port + 1}"
+            )
+        time.sleep(0.1)
+
+
+def _wait(step: Ready, engine: Engine, world: World) -> None:
+    """Waits as long as the unit makes progress: log, memory or bytes read change."""
+    import httpx
+
+    begin = moved = time.monotonic()
+    pulse = None
+    pause = 0.02
+    with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False) as client:
+        while True:
+            try:
+                if client.get(f"{step.url}{engine.health}").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass  # it does not listen yet
+            now = time.monotonic()
+            if now - begin > 0.5:
+                pause = 0.25
+                unit = world.runtime.find(step.unit)
+                if unit is None or unit.state != "running":
+                    raise _died(step.unit, engine, world, unit.exit if unit else None)
+                seen = world.runtime.pulse(step.unit)
+                if seen != pulse:
+                    pulse, moved = seen, now
+                world.progress.amount("loading", int(now - begin), None, "s")
+                if now - moved > world.stall:
+                    log = list(world.runtime.logs(step.unit, lines=200))
+                    raise EngineStuck(
+                        f"the engine made no progress for {format_duration(world.stall)}",
+                        hint=f"deployer logs {step.unit}",
+                        evidence=log[-_EVIDENCE:],
+                    )
+            time.sleep(pause)
+
+
+def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
+    log = list(world.runtime.logs(unit, lines=400))
+    saved = world.home.deployment(unit) / "failed.log"
+    write_whole(saved, "\n".join([*log, ""]).encode(), 0o600)
+    first = engine.first_error(log)
+    evidence = ([first] if first else []) + [line for line in log[-3:] if line != first]
+    return EngineDied(
+        f"the engine ended while it was loading ({how})" if how else "the engine ended while it was loading",
+        hint=f"all it said is in {saved}",
+        evidence=evidence,
+    )
+
+
+def _floor(step: Accept, choice: Choice, world: World) -> float | None:
+    """The least rate that the memory at hand should give for these weights; None when unknown."""
+    model = models.Store(world.home).get(choice.converted or choice.model)
+    assert model is not None
+    if choice.gpus:
+        if isinstance(world.facts.gpus, host.Unknown):
+            return None
+        names = [g.name for g in world.facts.gpus if isinstance(g.name, str)]
+        card = compat.card(names[0]) if names else None
+        return sizing.rate_floor(model.size, card.bandwidth) if card else None
+    return sizing.rate_floor(model.size, host.bandwidth())
+
+
+def healthy(url: str) -> bool:
+    """Whether the deployment at `url` says that it is ready."""
+    import http.client
+    from urllib.parse import urlparse
+
+    parsed = urlparse(url)
+    connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def describe(steps: Sequence[Step]) -> str:
+    """The plan for people: each step with its shell commands."""
+    lines = []
+    for number, step in enumerate(steps, 1):
+        lines.append(f"{number}. {step.title}")
+        lines += [f"     {command}" for command in step.commands]
+    return "\n".join(lines)
+
+
+def as_json(choice: Choice, steps: Sequence[Step]) -> str:
+    """The plan for programs."""
+    value = {
+        "profile": choice.profile.name,
+        "runtime": choice.runtime,
+        "reasons": choice.reasons,
+        "steps": [{"kind": type(s).__name__.lower(), "title": s.title, "commands": s.commands} for s in steps],
+    }
+    return json.dumps(value, indent=2, default=os.fspath)

@@ -1,0 +1,177 @@
+"""Decides, from values alone, what `up` will do, and keeps the reason of each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from deployer import checks, images, models
+from deployer.engines import Engine, engine
+from deployer.errors import QuestionError, Refused
+from deployer.home import Home
+from deployer.host import ContainerRuntime, Host, Unknown
+from deployer.profile import Profile
+from deployer.quantity import at_least
+from deployer.report import Outcome, Report
+from deployer.runtimes import provision
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Everything that was decided. `program` is an image reference, or a path without containers."""
+
+    name: str
+    profile: Profile
+    runtime: str
+    engine: Engine
+    base: str
+    program: str
+    gateway: str | None
+    model: str
+    converted: str | None
+    weights: Path
+    folder: Path
+    alias: str
+    port: int
+    threads: int
+    gpus: tuple[str, ...]
+    gpu_injection: str | None
+    half: bool
+    reasons: tuple[str, ...]
+
+
+def rank(host_for: Callable[[Profile], Host], profiles: Sequence[Profile]) -> tuple[Profile, tuple[str, ...]]:
+    """The highest-ranked profile that surely fits, and why those above it do not.
+
+    Raises Refused when none fits.
+    """
+    reasons = []
+    for profile in sorted(profiles, key=lambda p: -p.rank):
+        report = checks.audit(host_for(profile), profile)
+        if report.sure:
+            reasons.append(f"profile {profile.name}: {profile.description}")
+            return profile, tuple(reasons)
+        reasons.append(f"not {profile.name}: {_first_problem(report)}")
+    raise Refused(
+        "no profile fits this host", hint="deployer check PROFILE says what is missing", evidence=reasons
+    )
+
+
+def choose_runtime(host: Host, profile: Profile, asked: str | None) -> tuple[str, str]:
+    """(runtime, reason): as asked, else as the profile says, else docker when it answers, else process."""
+    if asked:
+        return asked, f"runtime {asked}: asked for"
+    if profile.runtime:
+        return profile.runtime, f"runtime {profile.runtime}: the profile says so"
+    if isinstance(host.runtime, ContainerRuntime):
+        return "docker", f"runtime docker: {host.runtime.kind} {host.runtime.version} answers"
+    if isinstance(host.runtime, Unknown):
+        return "process", f"runtime process: the container runtime cannot be used ({host.runtime.reason})"
+    return "process", "runtime process: there is no container runtime"
+
+
+def resolve(
+    host: Host,
+    profile: Profile,
+    *,
+    home: Home,
+    runtime: tuple[str, str],
+    base: str,
+    name: str | None = None,
+    port: int | None = None,
+    reasons: Sequence[str] = (),
+) -> Choice:
+    """The choice for this host. Raises QuestionError when the profile contradicts itself."""
+    chosen = engine(profile.engine)
+    recipe = images.load(profile.image)
+    variant = recipe.variant(profile.variant)
+    if recipe.engine != chosen.name:
+        raise QuestionError(
+            f"profile {profile.name} asks for engine {chosen.name} in image {recipe.name}, which holds {recipe.engine}",
+            hint=f"image: {chosen.name}",
+        )
+    containers = runtime[0] == "docker"
+    identity = models.model_id(profile.model, chosen.files)
+    source_format = _format(profile)
+    converted = None
+    said = [*reasons, runtime[1]]
+    if source_format not in chosen.formats:
+        if chosen.convert.get(source_format) not in chosen.formats:
+            raise QuestionError(
+                f"{chosen.name} cannot load {source_format} models", hint=f"it loads: {', '.join(chosen.formats)}"
+            )
+        converted = models.converted_id(identity)
+        said.append(f"model: {chosen.name} cannot serve this {source_format} file as it is; it is converted once")
+    folder = home.models / (converted or identity)
+    gguf = _gguf_path(profile)
+    gpus, injection, half = _gpus(host, profile)
+    gateway = None
+    if not chosen.own_key:
+        gateway_recipe = images.load("gateway")
+        gateway = images.tag(gateway_recipe, gateway_recipe.variant("cpu"), base) if containers else "gateway"
+        said.append(f"gateway: {chosen.name} cannot ask for a key itself")
+    return Choice(
+        name=name or profile.name,
+        profile=profile,
+        runtime=runtime[0],
+        engine=chosen,
+        base=base,
+        program=images.tag(recipe, variant, base)
+        if containers
+        else str(provision.program(chosen.name, profile.variant, home)),
+        gateway=gateway,
+        model=identity,
+        converted=converted,
+        weights=folder / gguf if gguf and not converted else folder,
+        folder=folder,
+        alias=PurePath(gguf).stem if gguf else profile.model.source.rstrip("/").rsplit("/", 1)[-1],
+        port=port or profile.serving.port,
+        threads=1 if isinstance(host.cpu, Unknown) else min(host.cpu.cores, host.cpu.threads),
+        gpus=gpus,
+        gpu_injection=injection,
+        half=half,
+        reasons=tuple(said),
+    )
+
+
+def _format(profile: Profile) -> str:
+    return "gguf" if _gguf_path(profile) else "safetensors"
+
+
+def _gguf_path(profile: Profile) -> str | None:
+    """The one GGUF file of the model as it will lie in the store; None for safetensors models."""
+    named = [f.path for f in profile.model.files if f.path.endswith(".gguf")]
+    if not named and profile.model.source.startswith("file://"):
+        root = Path(profile.model.source.removeprefix("file://"))
+        found = [root] if root.suffix == ".gguf" else sorted(root.glob("*.gguf"))
+        named = [path.name for path in found]
+    if len(named) > 1:
+        raise QuestionError(
+            f"profile {profile.name} leads to {len(named)} GGUF files: {', '.join(named[:4])}",
+            hint="name one in model.files",
+        )
+    if not named and profile.engine == "llamacpp":
+        raise QuestionError(f"profile {profile.name} names no GGUF file", hint="name one in model.files")
+    return named[0] if named else None
+
+
+def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bool]:
+    """UUIDs of the GPUs with the most free memory, how they get into containers, whether bfloat16 lacks."""
+    need = profile.requirements.gpu
+    if need is None or isinstance(host.gpus, Unknown):
+        return (), None, False
+    usable = [g for g in host.gpus if isinstance(g.uuid, str)]
+    usable.sort(key=lambda g: -g.free_vram if isinstance(g.free_vram, int) else 0)
+    taken = sorted(usable[: need.count], key=lambda g: g.index)
+    half = any(isinstance(g.compute_capability, str) and not at_least(g.compute_capability, "8.0") for g in taken)
+    cdi = isinstance(host.runtime, ContainerRuntime) and host.runtime.cdi_gpus
+    names = [str(g.uuid) for g in taken]
+    if cdi and not set(names) <= set(cdi):
+        names = [str(g.index) for g in taken]  # the specification names devices by index
+    return tuple(names), "cdi" if cdi else "nvidia", half
+
+
+def _first_problem(report: Report) -> str:
+    finding = next((f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown), None)
+    return f"{finding.id}: {finding.found}" if finding else "fits"

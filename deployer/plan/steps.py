@@ -1,0 +1,267 @@
+"""The steps of `up`, as values: what `--dry-run` prints is what `apply` uses."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployer import models
+from deployer.engines import Job
+from deployer.home import Home
+from deployer.plan.resolve import Choice
+from deployer.runtimes import Launch, Part, Runtime
+
+
+@dataclass(frozen=True)
+class Build:
+    """An image, built from its recipe."""
+
+    image: str
+    variant: str
+    reference: str
+    base: str
+
+    @property
+    def title(self) -> str:
+        return f"build image {self.reference}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"deployer build {self.image}:{self.variant} --base {self.base}",)
+
+
+@dataclass(frozen=True)
+class Provision:
+    """An engine for the embedded runtime."""
+
+    engine: str
+    variant: str
+    program: Path
+
+    @property
+    def title(self) -> str:
+        return f"make engine {self.program}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"# compiles or installs {self.engine} into {self.program.parent}",)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The model, into the store."""
+
+    model: str
+    profile: str
+
+    @property
+    def title(self) -> str:
+        return f"pull model {self.model}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"deployer pull {shlex.quote(self.profile)}",)
+
+
+@dataclass(frozen=True)
+class Convert:
+    """The model in a format that the engine can load, into the store."""
+
+    model: str
+    converted: str
+    program: str
+
+    @property
+    def title(self) -> str:
+        return f"convert {self.model} to safetensors"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"python {models.CONVERTER} …/{self.model}/*.gguf …/{self.converted}",)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The model's headers against the memory and the context that is asked for."""
+
+    weights: Path
+    context: int
+    concurrency: int
+    engine: str
+
+    @property
+    def title(self) -> str:
+        return f"check that {self.concurrency} × {self.context} tokens fit"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The unit of this name that runs something else is stopped."""
+
+    unit: str
+
+    @property
+    def title(self) -> str:
+        return f"stop what runs as {self.unit} and is not this"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"deployer down {self.unit}",)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The unit."""
+
+    launch: Launch
+    shell: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"start {self.launch.unit} on 127.0.0.1:{self.launch.port}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return self.shell
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Waiting while the engine makes progress."""
+
+    unit: str
+    url: str
+
+    @property
+    def title(self) -> str:
+        return f"wait until {self.unit} is ready"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (f"curl --fail --retry 100 --retry-all-errors {self.url}/health",)
+
+
+@dataclass(frozen=True)
+class Accept:
+    """A real completion: the right shape, with the key only, at a speed this host should give."""
+
+    unit: str
+    url: str
+    model: str
+    kind: str
+    key_file: Path | None
+    first_token: float
+    per_token: float
+    weights: Path
+
+    @property
+    def title(self) -> str:
+        return f"accept {self.unit}: a streamed {self.kind}, measured"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return (example(self.url, self.model, self.kind, self.key_file),)
+
+
+Step = Build | Provision | Pull | Convert | Fit | Replace | Start | Ready | Accept
+
+
+def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> tuple[Step, ...]:
+    """What `up` does for `choice`, in order."""
+    profile = choice.profile
+    what = launch(choice, home=home, runtime=runtime, generation=generation)
+    url = f"http://127.0.0.1:{choice.port}"
+    found: list[Step] = []
+    if choice.runtime == "docker":
+        found.append(Build(profile.image, profile.variant, choice.program, choice.base))
+        if choice.gateway:
+            found.append(Build("gateway", "cpu", choice.gateway, choice.base))
+    else:
+        found.append(Provision(choice.engine.name, profile.variant, Path(choice.program)))
+    found.append(Pull(choice.model, profile.name))
+    if choice.converted:
+        found.append(Convert(choice.model, choice.converted, choice.program))
+    serving = profile.serving
+    return (
+        *found,
+        Fit(choice.weights, serving.context, serving.concurrency, choice.engine.name),
+        Replace(choice.name),
+        Start(what, runtime.commands(what)),
+        Ready(choice.name, url),
+        Accept(
+            choice.name, url, choice.alias, profile.model.kind, key_file(choice, home),
+            profile.limits.first_token, profile.limits.per_token, choice.weights,
+        ),
+    )  # fmt: skip
+
+
+def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> Launch:
+    """The unit that serves `choice`, as its runtime will start it."""
+    inside = runtime.inside(choice.name, choice.weights, choice.folder, choice.port)
+    key = inside.key if key_file(choice, home) else None
+    containers = choice.runtime == "docker"
+    behind = choice.gateway is not None
+    job = Job(
+        program=choice.program,
+        model=inside.model,
+        alias=choice.alias,
+        host=inside.listen,
+        port=inside.engine_port if behind else inside.public_port,
+        context=choice.profile.serving.context,
+        concurrency=choice.profile.serving.concurrency,
+        threads=choice.threads,
+        key_file=key if choice.engine.own_key else None,
+        gpus=len(choice.gpus),
+        half=choice.half,
+    )
+    mounts = runtime.mounts(choice.name, choice.folder)
+    engine_part = Part(
+        role="engine",
+        arguments=choice.engine.arguments(job),
+        image=choice.program if containers else None,
+        environment=choice.engine.environment,
+        mounts=mounts if key and not behind else tuple(m for m in mounts if m.target != inside.key),
+        gpus=choice.gpus,
+        gpu_injection=choice.gpu_injection,
+    )
+    if not behind:
+        return Launch(choice.name, generation, choice.port, (engine_part,))
+    gateway = (
+        *(("gateway",) if containers else (sys.executable, "-m", "deployer.gateway")),
+        *("--upstream", inside.engine_url),
+        *("--upstream-model", inside.model),
+        *("--model", choice.alias),
+        *("--host", inside.listen),
+        *("--port", inside.public_port),
+        *(("--key-file", key) if key else ()),
+    )
+    gateway_part = Part(
+        role="gateway",
+        arguments=gateway,
+        image=choice.gateway if containers else None,
+        mounts=tuple(m for m in mounts if m.target == inside.key) if key else (),
+    )
+    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part))
+
+
+def key_file(choice: Choice, home: Home) -> Path | None:
+    """Where the deployment's key is, None when the profile says that none is asked for."""
+    if choice.profile.serving.api_key == "none":
+        return None
+    return home.deployment(choice.name) / "key"
+
+
+def example(url: str, model: str, kind: str, key: Path | None) -> str:
+    """One curl line that a person can paste."""
+    header = f' -H "Authorization: Bearer $(cat {shlex.quote(str(key))})"' if key else ""
+    if kind == "chat":
+        body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+        return f"curl {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'"
+    body = f'{{"model": "{model}", "prompt": "The capital of France is", "max_tokens": 16}}'
+    return f"curl {url}/v1/completions{header} -H 'Content-Type: application/json' -d '{body}'"
