@@ -95,19 +95,30 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def as_text(
-    report: Report, *, width: int = 100, every: bool = False, style: Callable[[str, Outcome], str] | None = None
+    report: Report,
+    *,
+    width: int = 100,
+    every: bool = False,
+    style: Callable[[str, Outcome], str] | None = None,
 ) -> str:
     """A table for people: problems first, each with its fix; then, with `every`, also what was not asked for."""
     paint = style or (lambda text, _outcome: text)
     order = (Outcome.FAIL, Outcome.WARN, Outcome.PASS, Outcome.SKIP)
-    shown = [f for outcome in order for f in report.of(outcome) if every or outcome is not Outcome.SKIP or f.unknown]
+    shown = [
+        f
+        for outcome in order
+        for f in report.of(outcome)
+        if every or outcome is not Outcome.SKIP or f.unknown
+    ]
     column = max((len(f.id) for f in shown), default=0)
     lines = []
     for finding in shown:
         head = f"{finding.outcome.value:4}  {finding.id:{column}}  "
         body = finding.found if not finding.wanted else f"{finding.found} (wanted: {finding.wanted})"
         indent = " " * len(head)
-        wrapped = textwrap.wrap(body, max(20, width - len(head)), break_long_words=False, break_on_hyphens=False)
+        wrapped = textwrap.wrap(
+            body, max(20, width - len(head)), break_long_words=False, break_on_hyphens=False
+        )
         lines.append(paint(head, finding.outcome) + (wrapped[0] if wrapped else ""))
         lines += [indent + line for line in wrapped[1:]]
         if finding.hint:
@@ -127,7 +138,9 @@ def verdict(report: Report) -> str:
     fails, warns = len(report.of(Outcome.FAIL)), len(report.of(Outcome.WARN))
     asked = len(report.of(Outcome.PASS, Outcome.WARN, Outcome.FAIL))
     unasked = sum(f.unknown for f in report.findings)
-    said = f"{report.profile}: " + (f"{fails} of {asked} checks failed" if fails else f"all {asked} checks passed")
+    said = f"{report.profile}: " + (
+        f"{fails} of {asked} checks failed" if fails else f"all {asked} checks passed"
+    )
     if warns:
         said += f", {warns} with a warning"
     if unasked:

@@ -24,6 +24,4 @@ CHECKS: tuple[Check, ...] = (
 
 def audit(host: Host, profile: Profile) -> Report:
     """Every check's finding, exactly one each."""
-    return Report(
-        profile.name, tuple(replace(check.judge(host, profile), id=check.id) for check in CHECKS)
-    )
+    return Report(profile.name, tuple(replace(check.judge(host, profile), id=check.id) for check in CHECKS))

@@ -19,7 +19,9 @@ def _images(host: Host, profile: Profile) -> Finding:
 
 
 def _models(host: Host, profile: Profile) -> Finding:
-    finding = _free(profile.requirements.disk.models, host.models_disk, "keep models elsewhere with --home DIR")
+    finding = _free(
+        profile.requirements.disk.models, host.models_disk, "keep models elsewhere with --home DIR"
+    )
     if isinstance(host.models_disk, Disk) and not host.models_disk.writable:
         return failed("a folder that this user can write", f"{host.models_disk.path} is read-only for this user",
                       "choose another with --home DIR")  # fmt: skip
@@ -33,7 +35,9 @@ def _free(need: int | None, disk: Fact[Disk], fix: str) -> Finding:
     if isinstance(disk, Unknown):
         return unknown(wanted, disk.reason)
     found = f"{format_size(disk.free)} free on {disk.path}"
-    return passed(wanted, found) if disk.free >= need else failed(wanted, found, f"make room there, or: {fix}")
+    return (
+        passed(wanted, found) if disk.free >= need else failed(wanted, found, f"make room there, or: {fix}")
+    )
 
 
 def _size(host: Host, profile: Profile) -> Finding:

@@ -79,7 +79,8 @@ def _enough(
     values = [field(gpu) for gpu in host.gpus]
     known = [v for v in values if not isinstance(v, Unknown)]
     text = ", ".join(
-        v.reason if isinstance(v, Unknown) else format_size(v) if isinstance(v, int) else str(v) for v in values
+        v.reason if isinstance(v, Unknown) else format_size(v) if isinstance(v, int) else str(v)
+        for v in values
     )
     if sum(map(good, known)) >= need.count:
         return passed(wanted, text)

@@ -22,7 +22,9 @@ def _source(host: Host, profile: Profile) -> Finding:
             "check network and proxy, or name a mirror: HF_ENDPOINT=https://…",
         )
     if answer.status >= 500:
-        return failed(wanted, f"{url} answers HTTP {answer.status}", "try again later, or name a mirror in HF_ENDPOINT")
+        return failed(
+            wanted, f"{url} answers HTTP {answer.status}", "try again later, or name a mirror in HF_ENDPOINT"
+        )
     return passed(wanted, f"{url} answers")
 
 

@@ -18,7 +18,9 @@ def _engine(host: Host, profile: Profile) -> Finding:
     instead = "" if must else "; without it the embedded runtime is used"
     if isinstance(host.runtime, Unknown):
         if "may not use" in host.runtime.reason:
-            return bad(wanted, host.runtime.reason + instead, "sudo usermod -aG docker $USER, then log in again")
+            return bad(
+                wanted, host.runtime.reason + instead, "sudo usermod -aG docker $USER, then log in again"
+            )
         if must:
             return unknown(wanted, host.runtime.reason, sudo(host, "systemctl restart docker"))
         return warned(wanted, host.runtime.reason + instead, sudo(host, "systemctl restart docker"))

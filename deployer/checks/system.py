@@ -34,7 +34,13 @@ def _python(host: Host, profile: Profile) -> Finding:
     found = host.system.python
     if at_least(found, wanted):
         return passed(f"{wanted} or later", found)
-    return failed(f"{wanted} or later", found, f"make the environment with a newer Python: python{wanted} -m venv")
+    return failed(
+        f"{wanted} or later", found, f"make the environment with a newer Python: python{wanted} -m venv"
+    )
 
 
-CHECKS = (Check("system.os", _os), Check("system.architecture", _architecture), Check("system.python", _python))
+CHECKS = (
+    Check("system.os", _os),
+    Check("system.architecture", _architecture),
+    Check("system.python", _python),
+)

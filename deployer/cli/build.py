@@ -34,7 +34,11 @@ def command(
     """
     here = place(ctx, index_url=index_url, ca_cert=ca_cert, wheelhouse=wheelhouse)
     if listing or not names:
-        rows = [_row(recipe, variant) for recipe in map(images.load, images.names()) for variant in recipe.variants]
+        rows = [
+            _row(recipe, variant)
+            for recipe in map(images.load, images.names())
+            for variant in recipe.variants
+        ]
         if as_json:
             show.show_json({"images": rows})
         for row in () if as_json else rows:

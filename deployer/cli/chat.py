@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 @click.option("--name", help="Deployment to talk to.  [default: the only one]")
 @click.option("--system", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature.  [default: the engine's]")
-@click.option("--json", "as_json", is_flag=True, help="With MESSAGE: the answer and its measures, for programs.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), help="Sampling temperature.  [default: the engine's]"
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="With MESSAGE: the answer and its measures, for programs."
+)
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -16,7 +16,10 @@ from deployer.report import SCHEMA_VERSION
 @click.argument("profile_name", metavar="[PROFILE]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole host and every finding, for programs.")
 @click.option(
-    "--host", "saved", type=click.Path(exists=True, dir_okay=False), help="Judge a host saved with --json instead."
+    "--host",
+    "saved",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Judge a host saved with --json instead.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Also list what the profile does not ask for.")
 @click.pass_context
@@ -47,7 +50,9 @@ def command(
         best = min(candidates, key=lambda p: (p.requirements.gpu is not None, p.rank))
     judged = reports[best.name]
     if as_json:
-        show.show_json({"schema": SCHEMA_VERSION, "report": report.as_json(judged), "host": host.to_json(found)})
+        show.show_json(
+            {"schema": SCHEMA_VERSION, "report": report.as_json(judged), "host": host.to_json(found)}
+        )
     else:
         click.echo(report.as_text(judged, width=show.width(), every=verbose, style=show.paint))
     return 0 if judged.ok else 1

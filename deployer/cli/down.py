@@ -23,7 +23,9 @@ def command(ctx: click.Context, name: str | None, everything: bool, as_json: boo
     if name and name not in units:
         raise QuestionError(f"nothing runs as `{name}`", hint=f"deployments: {', '.join(units) or 'none'}")
     if not name and not everything and len(units) > 1:
-        raise QuestionError(f"there are {len(units)} deployments: {', '.join(units)}", hint="name one, or use --all")
+        raise QuestionError(
+            f"there are {len(units)} deployments: {', '.join(units)}", hint="name one, or use --all"
+        )
     stopped = [name] if name else list(units)
     for unit in stopped:
         with here.home.lock(f"deployment-{unit}", waiting=lambda who: screen.say(f"waiting for {who}")):

@@ -19,7 +19,12 @@ from deployer.quantity import format_size
 @click.option("--json", "as_json", is_flag=True, help="Print the model's files and hashes, for programs.")
 @click.pass_context
 def command(
-    ctx: click.Context, profile_name: str, verify: bool, index_url: str | None, ca_cert: str | None, as_json: bool
+    ctx: click.Context,
+    profile_name: str,
+    verify: bool,
+    index_url: str | None,
+    ca_cert: str | None,
+    as_json: bool,
 ) -> None:
     """Fetch the model of PROFILE, so that a later `up` needs no network for it.
 

@@ -30,7 +30,11 @@ def colourful(stream: Any) -> bool:
 
 def paint(text: str, outcome: Outcome) -> str:
     """`text` in the colour of `outcome`, on a terminal."""
-    return click.style(text, fg=_COLOURS[outcome], bold=outcome is Outcome.FAIL) if colourful(sys.stdout) else text
+    return (
+        click.style(text, fg=_COLOURS[outcome], bold=outcome is Outcome.FAIL)
+        if colourful(sys.stdout)
+        else text
+    )
 
 
 def width() -> int:

@@ -23,7 +23,11 @@ from deployer.runtimes import Runtime
 @click.command("up")
 @click.argument("profile_name", metavar="[PROFILE]", required=False)
 @click.option("--name", help="Name of the deployment.  [default: the profile's]")
-@click.option("--runtime", type=click.Choice(["docker", "process"]), help="What runs it.  [default: docker if it answers]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["docker", "process"]),
+    help="What runs it.  [default: docker if it answers]",
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: the profile's]")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--stall", type=click.FloatRange(1), default=120, show_default=True,
@@ -62,7 +66,14 @@ def command(
         runs = here.runtime(chosen[0])
         the_base = _base(base, chosen[0], wanted, runs, here.home, screen, dry_run)
         choice = plan.resolve(
-            facts, wanted, home=here.home, runtime=chosen, base=the_base, name=name, port=port, reasons=reasons
+            facts,
+            wanted,
+            home=here.home,
+            runtime=chosen,
+            base=the_base,
+            name=name,
+            port=port,
+            reasons=reasons,
         )
         record = plan.load_record(here.home, choice.name)
         steps = plan.steps(
@@ -119,7 +130,13 @@ def _refuse(facts: host.Host, wanted: Profile) -> None:
 
 
 def _base(
-    asked: str | None, runtime: str, wanted: Profile, runs: Runtime, home: Home, progress: Progress, dry_run: bool
+    asked: str | None,
+    runtime: str,
+    wanted: Profile,
+    runs: Runtime,
+    home: Home,
+    progress: Progress,
+    dry_run: bool,
 ) -> str:
     """The base word: as asked; else the one whose images are here; else one that can be had."""
     if asked or runtime != "docker":

@@ -18,7 +18,15 @@ from starlette.routing import Route
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 MAX_BODY = 8 << 20  # bytes of one request
-_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date"}
+_HOP = {
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "server",
+    "date",
+}
 
 
 def build(*, upstream: str, upstream_model: str, model: str, key: str | None) -> Starlette:
@@ -32,7 +40,9 @@ def build(*, upstream: str, upstream_model: str, model: str, key: str | None) ->
         # an engine may think for minutes before its first byte; only the connection itself is limited
         limits = httpx.Limits(max_connections=None)
         timeout = httpx.Timeout(None, connect=10.0)
-        async with httpx.AsyncClient(base_url=upstream, timeout=timeout, limits=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=upstream, timeout=timeout, limits=limits, trust_env=False
+        ) as client:
             app.state.client = client
             yield
 
@@ -59,11 +69,13 @@ def build(*, upstream: str, upstream_model: str, model: str, key: str | None) ->
             return _error(413, f"the request is larger than {MAX_BODY} bytes", "invalid_request_error")
         try:
             value = json.loads(body)
-            asked = value["model"] if "model" in value else model
-        except (ValueError, TypeError):
+            asked = value.get("model", model)
+        except (ValueError, AttributeError):
             return _error(400, "the body is not a JSON object", "invalid_request_error")
         if asked != model:
-            return _error(404, f"the model `{asked}` does not exist; this is `{model}`", "invalid_request_error")
+            return _error(
+                404, f"the model `{asked}` does not exist; this is `{model}`", "invalid_request_error"
+            )
         value["model"] = upstream_model
         client: httpx.AsyncClient = request.app.state.client
         try:
@@ -73,11 +85,16 @@ def build(*, upstream: str, upstream_model: str, model: str, key: str | None) ->
             return _error(502, f"the engine does not answer: {type(error).__name__}", "api_error")
         headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP}
         return StreamingResponse(
-            _named(answer, upstream_model, model), answer.status_code, headers, background=BackgroundTask(answer.aclose)
+            _named(answer, upstream_model, model),
+            answer.status_code,
+            headers,
+            background=BackgroundTask(answer.aclose),
         )
 
     async def nothing(request: Request) -> Response:
-        return _refuse(request, key) or _error(404, f"there is no {request.url.path}", "invalid_request_error")
+        return _refuse(request, key) or _error(
+            404, f"there is no {request.url.path}", "invalid_request_error"
+        )
 
     started = int(time.time())
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

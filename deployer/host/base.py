@@ -22,7 +22,7 @@ class Unknown:
 
 
 T = TypeVar("T")
-Fact = Union[T, Unknown]
+Fact = Union[T, Unknown]  # noqa: UP007  `T | Unknown` is no value under Python 3.10
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,9 @@ def _field(call: Callable[[], Any]) -> Any:
 
 
 def _text(value: Any) -> Fact[str]:
-    return value.decode() if isinstance(value, bytes) else value  # type: ignore[no-any-return]
+    if isinstance(value, Unknown):
+        return value
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _cuda(value: Any) -> Fact[str]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deployer._version import __version__
 from deployer.errors import QuestionError
 from deployer.host import disk, driver, gpu, memory, network, runtime, system
 from deployer.host.base import Fact, Questions, Unknown, from_json, gather
+from deployer.host.disk import Disk
+from deployer.host.driver import Driver
+from deployer.host.gpu import Gpu
+from deployer.host.memory import Memory
+from deployer.host.network import Answer, Port
+from deployer.host.runtime import ContainerRuntime
+from deployer.host.system import Cpu, System
 
 
 @dataclass(frozen=True)
@@ -21,24 +29,24 @@ class Host:
 
     taken: str
     version: str
-    system: Fact[system.System]
-    cpu: Fact[system.Cpu]
-    memory: Fact[memory.Memory]
-    models_disk: Fact[disk.Disk]
-    images_disk: Fact[disk.Disk]
-    engines_disk: Fact[disk.Disk]
-    driver: Fact[driver.Driver | None]
+    system: Fact[System]
+    cpu: Fact[Cpu]
+    memory: Fact[Memory]
+    models_disk: Fact[Disk]
+    images_disk: Fact[Disk]
+    engines_disk: Fact[Disk]
+    driver: Fact[Driver | None]
     pci_gpus: Fact[tuple[str, ...]]
     cuda: Fact[str]
-    gpus: Fact[tuple[gpu.Gpu, ...]]
-    runtime: Fact[runtime.ContainerRuntime | None]
-    ports: Mapping[str, Fact[network.Port]]
-    sources: Mapping[str, Fact[network.Answer]]
+    gpus: Fact[tuple[Gpu, ...]]
+    runtime: Fact[ContainerRuntime | None]
+    ports: Mapping[str, Fact[Port]]
+    sources: Mapping[str, Fact[Answer]]
 
 
 def probe(ask: Questions) -> Host:
     """Asks everything at once; no single answer can hold up or spoil the others."""
-    probes = {
+    probes: dict[str, Callable[[], Any]] = {
         "system": partial(system.system, ask),
         "cpu": partial(system.cpu, ask),
         "memory": partial(memory.memory, ask),
@@ -53,7 +61,7 @@ def probe(ask: Questions) -> Host:
     }
     found = gather(probes)
     nvml, engine = found["nvml"], found["runtime"]
-    if isinstance(engine, runtime.ContainerRuntime) and engine.root:
+    if isinstance(engine, ContainerRuntime) and engine.root:
         images = gather({"disk": partial(disk.disk, Path(engine.root), ask)})["disk"]
     else:
         images = engine if isinstance(engine, Unknown) else Unknown("there is no container runtime")
@@ -80,9 +88,9 @@ def load(path: Path) -> Host:
     """A host that `deployer check --json` saved, alone or inside its report. Raises QuestionError."""
     try:
         raw = json.loads(path.read_text())
-        host: Host = from_json(Host, raw["host"] if "host" in raw else raw)
+        host: Host = from_json(Host, raw.get("host", raw))
         return host
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise QuestionError(
             f"{path} is not a saved host: {error}", hint="save one with: deployer check --json > host.json"
         ) from error

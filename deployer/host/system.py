@@ -37,7 +37,18 @@ class Cpu:
     flags: tuple[str, ...]
 
 
-_TOOLS = ("apt-get", "dnf", "zypper", "pacman", "apk", "sudo", "debootstrap", "docker", "podman", "nvidia-ctk")
+_TOOLS = (
+    "apt-get",
+    "dnf",
+    "zypper",
+    "pacman",
+    "apk",
+    "sudo",
+    "debootstrap",
+    "docker",
+    "podman",
+    "nvidia-ctk",
+)
 
 
 def system(ask: Questions) -> System:

@@ -69,7 +69,10 @@ def _from_archive(home: Home, progress: Progress) -> None:
         root = scratch / "root"
         progress.say(f"base: installing Debian {SUITE} from the archive (about a minute)")
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", SUITE, str(root)], capture_output=True, text=True, check=False
+            ["debootstrap", "--variant=minbase", SUITE, str(root)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if made.returncode:
             raise BuildError(

@@ -19,7 +19,7 @@ from deployer.images.recipe import DEFAULT_BASE, Recipe, Variant, tag
 from deployer.progress import Progress
 from deployer.quantity import format_size
 
-_STEP = re.compile(r"#\d+ (\[(?!internal)[^\]]+\] .+)")
+_STEP = re.compile(r"#\d+ (\[(?!internal|context)[^\]]+\] (?!FROM|WORKDIR).+)")
 _NINJA = re.compile(r"#\d+ [\d.]+ \[(\d+)/(\d+)\] ")
 _CAUSES = (
     ("no space left on device", "the disk is full: docker system df shows what can go"),
@@ -27,7 +27,10 @@ _CAUSES = (
     ("invalid peer certificate", "a certificate is not trusted in the build: --ca-cert FILE"),
     ("Hash mismatch", "a wheel differs from the lock: the mirror serves other bytes than were locked"),
     ("Temporary failure resolving", "names do not resolve inside builds: check the engine's DNS settings"),
-    ("No solution found", "the index or wheelhouse lacks a locked version: --index-url URL, --wheelhouse DIR"),
+    (
+        "No solution found",
+        "the index or wheelhouse lacks a locked version: --index-url URL, --wheelhouse DIR",
+    ),
     ("error sending request", "the package index cannot be reached from the build: --index-url URL, --proxy"),
 )
 
@@ -41,7 +44,13 @@ class BuildSettings:
 
 
 def build_command(
-    recipe: Recipe, variant: Variant, settings: BuildSettings, base_ref: str, home: Home, web: Web, empty: Path
+    recipe: Recipe,
+    variant: Variant,
+    settings: BuildSettings,
+    base_ref: str,
+    home: Home,
+    web: Web,
+    empty: Path,
 ) -> list[str]:
     """The `docker buildx build` command line for one image; `empty` stands in for a missing wheelhouse."""
     command = ["docker", "buildx", "build", "--progress=plain", "--load", "--provenance=false"]
@@ -105,13 +114,20 @@ def fetch_sources(recipe: Recipe, *, home: Home, web: Web, progress: Progress) -
                     hint="the mirror is wrong, or the file was replaced upstream",
                 )
             download(
-                client, url, home.sources / source.file, sha256=source.sha256, size=source.size, progress=progress
+                client,
+                url,
+                home.sources / source.file,
+                sha256=source.sha256,
+                size=source.size,
+                progress=progress,
             )
 
 
 def _require_buildx() -> None:
     if not shutil.which("docker"):
-        raise BuildError("images are built with the `docker` command, which is not installed", hint=_BUILDX_HINT)
+        raise BuildError(
+            "images are built with the `docker` command, which is not installed", hint=_BUILDX_HINT
+        )
     asked = subprocess.run(["docker", "buildx", "version"], capture_output=True, text=True, check=False)
     if asked.returncode:
         raise BuildError("images are built with BuildKit, and `docker buildx` is missing", hint=_BUILDX_HINT)
@@ -150,7 +166,10 @@ def _labels(recipe: Recipe, variant: Variant, settings: BuildSettings) -> dict[s
 
 def _inspect(reference: str, template: str) -> str:
     asked = subprocess.run(
-        ["docker", "image", "inspect", "--format", template, reference], capture_output=True, text=True, check=False
+        ["docker", "image", "inspect", "--format", template, reference],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if asked.returncode:
         raise BuildError(f"{reference} is not there after its build", evidence=asked.stderr.splitlines()[-2:])
@@ -180,7 +199,9 @@ def _run(command: list[str], title: str, progress: Progress) -> None:
         raise BuildError(
             f"building {title} failed",
             hint=causes[0] if causes else f"run it by hand to see all: {shlex.join(command)}",
-            evidence=[line for line in last if line.strip() and not line.startswith(("---", "ERROR: failed"))][-8:],
+            evidence=[
+                line for line in last if line.strip() and not line.startswith(("---", "ERROR: failed"))
+            ][-8:],
         )
 
 

@@ -55,9 +55,13 @@ class Model:
 
 
 def model_id(choice: ModelChoice, patterns: tuple[str, ...]) -> str:
-    """The name of a choice in the store: readable, and different for any other revision, file or hash."""
+    """The name of a choice in the store: readable, and different for any other revision, file or hash.
+
+    `patterns` are the files that the engine needs; they count when the choice names none.
+    """
     name = choice.source.partition("://")[2].rstrip("/").rsplit("/", 1)[-1]
-    key = json.dumps([choice.source, choice.revision, [asdict(f) for f in choice.files], patterns])
+    files = [asdict(f) for f in choice.files] or patterns
+    key = json.dumps([choice.source, choice.revision, files])
     return f"{_slug(name)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 

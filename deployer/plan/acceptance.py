@@ -40,7 +40,9 @@ def accept(step: Accept, floor: float | None) -> Measured:
 
     key = step.key_file.read_text().strip() if step.key_file else None
     try:
-        with httpx.Client(base_url=step.url, timeout=httpx.Timeout(300.0, connect=5.0), trust_env=False) as client:
+        with httpx.Client(
+            base_url=step.url, timeout=httpx.Timeout(300.0, connect=5.0), trust_env=False
+        ) as client:
             if key:
                 _refuses_strangers(client, step)
             measured = ask(client, step.model, step.kind, key)
@@ -49,7 +51,8 @@ def accept(step: Accept, floor: float | None) -> Measured:
                 measured = ask(client, step.model, step.kind, key)
                 if problem := _too_slow(measured, step, floor):
                     raise AcceptanceFailed(
-                        problem, hint="is the machine busy, or did the engine fall back from GPU to CPU? deployer logs"
+                        problem,
+                        hint="is the machine busy, or did the engine fall back from GPU to CPU? deployer logs",
                     )
     except httpx.HTTPError as error:
         raise AcceptanceFailed(
@@ -103,9 +106,13 @@ def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
         try:
             event = json.loads(line[5:])
         except ValueError as error:
-            raise AcceptanceFailed("the engine streams something that is not JSON", evidence=[line[:200]]) from error
+            raise AcceptanceFailed(
+                "the engine streams something that is not JSON", evidence=[line[:200]]
+            ) from error
         if isinstance(event, dict) and event.get("error"):
-            raise AcceptanceFailed("the engine reports an error in its stream", evidence=[str(event["error"])[:300]])
+            raise AcceptanceFailed(
+                "the engine reports an error in its stream", evidence=[str(event["error"])[:300]]
+            )
         if isinstance(event, dict):
             yield event
 
@@ -135,7 +142,9 @@ def _refuses_strangers(client: httpx.Client, step: Accept) -> None:
 def _judge_text(text: str) -> None:
     stripped = text.strip()
     if not stripped:
-        raise AcceptanceFailed("the answer is empty", hint="wrong chat template or damaged weights: deployer logs")
+        raise AcceptanceFailed(
+            "the answer is empty", hint="wrong chat template or damaged weights: deployer logs"
+        )
     broken = sum(c == "\ufffd" or (ord(c) < 32 and c not in "\n\t\r") for c in stripped)
     if broken * 5 > len(stripped) or (len(stripped) > 20 and len(set(stripped)) < 4):
         raise AcceptanceFailed(

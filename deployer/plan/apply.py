@@ -121,7 +121,12 @@ def _build(step: Build, world: World) -> None:
     recipe = images.load(step.image)
     settings = BuildSettings(**{**vars(world.build), "base": step.base})
     images.build(
-        recipe, recipe.variant(step.variant), settings, home=world.home, web=world.web, progress=world.progress
+        recipe,
+        recipe.variant(step.variant),
+        settings,
+        home=world.home,
+        web=world.web,
+        progress=world.progress,
     )
 
 
@@ -142,7 +147,11 @@ def _convert(step: Convert, choice: Choice, world: World) -> None:
             return {}
 
         store.add(
-            step.converted, source=origin.source, revision=origin.revision, converted_from=origin.id, make=make
+            step.converted,
+            source=origin.source,
+            revision=origin.revision,
+            converted_from=origin.id,
+            make=make,
         )
 
 
@@ -327,6 +336,8 @@ def as_json(choice: Choice, steps: Sequence[Step]) -> str:
         "profile": choice.profile.name,
         "runtime": choice.runtime,
         "reasons": choice.reasons,
-        "steps": [{"kind": type(s).__name__.lower(), "title": s.title, "commands": s.commands} for s in steps],
+        "steps": [
+            {"kind": type(s).__name__.lower(), "title": s.title, "commands": s.commands} for s in steps
+        ],
     }
     return json.dumps(value, indent=2, default=os.fspath)

@@ -99,10 +99,13 @@ def resolve(
     if source_format not in chosen.formats:
         if chosen.convert.get(source_format) not in chosen.formats:
             raise QuestionError(
-                f"{chosen.name} cannot load {source_format} models", hint=f"it loads: {', '.join(chosen.formats)}"
+                f"{chosen.name} cannot load {source_format} models",
+                hint=f"it loads: {', '.join(chosen.formats)}",
             )
         converted = models.converted_id(identity)
-        said.append(f"model: {chosen.name} cannot serve this {source_format} file as it is; it is converted once")
+        said.append(
+            f"model: {chosen.name} cannot serve this {source_format} file as it is; it is converted once"
+        )
     folder = home.models / (converted or identity)
     gguf = _gguf_path(profile)
     gpus, injection, half = _gpus(host, profile)
@@ -164,7 +167,9 @@ def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bo
     usable = [g for g in host.gpus if isinstance(g.uuid, str)]
     usable.sort(key=lambda g: -g.free_vram if isinstance(g.free_vram, int) else 0)
     taken = sorted(usable[: need.count], key=lambda g: g.index)
-    half = any(isinstance(g.compute_capability, str) and not at_least(g.compute_capability, "8.0") for g in taken)
+    half = any(
+        isinstance(g.compute_capability, str) and not at_least(g.compute_capability, "8.0") for g in taken
+    )
     cdi = isinstance(host.runtime, ContainerRuntime) and host.runtime.cdi_gpus
     names = [str(g.uuid) for g in taken]
     if cdi and not set(names) <= set(cdi):

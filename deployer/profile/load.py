@@ -136,10 +136,14 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
     if model["source"].startswith("pypi://"):
         files = model.get("files") or []
         if len(files) != 1 or not files[0].get("sha256"):
-            problems.append(f"{path}:{line}: model.files: a wheel needs its one model file with path and sha256")
+            problems.append(
+                f"{path}:{line}: model.files: a wheel needs its one model file with path and sha256"
+            )
     gpu = raw["requirements"].get("gpu")
     if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:
-        problems.append(f"{path}:{line}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)")
+        problems.append(
+            f"{path}:{line}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)"
+        )
 
 
 def _profile(path: Path, raw: dict[str, Any]) -> Profile:

@@ -71,7 +71,8 @@ class DockerRuntime:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
             raise LaunchError(
-                f"the engine refuses to start {launch.unit}: {error.explanation or error}", hint=_hint(str(error))
+                f"the engine refuses to start {launch.unit}: {error.explanation or error}",
+                hint=_hint(str(error)),
             ) from error
 
     def find(self, unit: str) -> Unit | None:
@@ -140,7 +141,7 @@ class DockerRuntime:
         import docker.errors
 
         try:
-            self._engine().api.inspect_image(reference)
+            self._engine().images.get(reference)
         except docker.errors.ImageNotFound:
             return False
         return True
@@ -171,7 +172,11 @@ class DockerRuntime:
                 remove=True,
             )
         except docker.errors.ContainerError as error:
-            text = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else str(error.stderr)
+            text = (
+                error.stderr.decode(errors="replace")
+                if isinstance(error.stderr, bytes)
+                else str(error.stderr)
+            )
             raise LaunchError("the conversion failed", evidence=text.strip().splitlines()[-5:]) from error
         except docker.errors.APIError as error:
             raise LaunchError(f"the conversion could not be started: {error.explanation or error}") from error
@@ -217,7 +222,12 @@ class DockerRuntime:
             c["State"] == "running" for c in containers
         ) else "dead"  # fmt: skip
         return Unit(
-            name, state, labels[f"{_LABEL}.fingerprint"], int(labels[f"{_LABEL}.generation"]), self.name, ended
+            name,
+            state,
+            labels[f"{_LABEL}.fingerprint"],
+            int(labels[f"{_LABEL}.generation"]),
+            self.name,
+            ended,
         )
 
     def _create(self, launch: Launch, part: Part, public: bool, *, preview: bool = False) -> dict[str, Any]:
@@ -226,7 +236,9 @@ class DockerRuntime:
 
         alone = len(launch.parts) == 1
         inner = not public
-        network = self._network(launch.unit, inner=inner) if preview else self._ensure_network(launch.unit, inner)
+        network = (
+            self._network(launch.unit, inner=inner) if preview else self._ensure_network(launch.unit, inner)
+        )
         devices = []
         if part.gpus and part.gpu_injection == "cdi":
             names = [f"nvidia.com/gpu={gpu}" for gpu in part.gpus]
@@ -280,7 +292,7 @@ class DockerRuntime:
         options = {} if inner else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         label = {f"{_LABEL}.network": f"{self._tag}-{unit}"}
         client = self._engine()
-        if not client.networks.list(names=[name], filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
+        if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too
             try:
                 client.networks.create(name, driver="bridge", internal=inner, options=options, labels=label)
             except docker.errors.APIError:  # Podman does not know the option; its network then leads out

@@ -60,7 +60,9 @@ class ProcessRuntime:
         write_json(folder / "process.json", spec, 0o600)
         unit = launch.unit
         environment = {
-            key: value for key, value in self._environment.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+            key: value
+            for key, value in self._environment.items()
+            if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
         }
         environment |= {
             _MARK: self._mark(unit),
@@ -144,7 +146,9 @@ class ProcessRuntime:
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
         return tuple(
-            " ".join([*(f"{k}={shlex.quote(v)}" for k, v in part.environment.items()), shlex.join(part.arguments)])
+            " ".join(
+                [*(f"{k}={shlex.quote(v)}" for k, v in part.environment.items()), shlex.join(part.arguments)]
+            )
             for part in launch.parts
         )
 
@@ -154,7 +158,10 @@ class ProcessRuntime:
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         python = str(Path(program).with_name("python"))
         done = subprocess.run(
-            [python, str(models.CONVERTER), str(source), str(target)], capture_output=True, text=True, check=False
+            [python, str(models.CONVERTER), str(source), str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise LaunchError("the conversion failed", evidence=done.stderr.strip().splitlines()[-5:])

@@ -51,7 +51,8 @@ def program(engine: str, variant: str, home: Home) -> Path:
         return home.engines / f"llamacpp-{recipe.version}-{_short(key)}" / "llama-server"
     if variant != "cpu":
         raise QuestionError(
-            f"the embedded runtime has no {engine}:{variant}", hint="GPU variants need containers: --runtime docker"
+            f"the embedded runtime has no {engine}:{variant}",
+            hint="GPU variants need containers: --runtime docker",
         )
     lock = (recipe.folder / str(recipe.variant(variant).requirements)).read_text()
     key = lock + sys.version.split()[0]
@@ -141,7 +142,9 @@ def _compiler_knows(options: tuple[str, ...]) -> tuple[str, ...]:
     compiler = _compiler()
     if compiler is None:
         return options  # zig knows them
-    tried = subprocess.run([compiler, *options, "-x", "c++", "-E", "/dev/null"], capture_output=True, check=False)
+    tried = subprocess.run(
+        [compiler, *options, "-x", "c++", "-E", "/dev/null"], capture_output=True, check=False
+    )
     return options if tried.returncode == 0 else ()
 
 
@@ -230,4 +233,3 @@ def _cpu() -> str:
 
 def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:12]
-

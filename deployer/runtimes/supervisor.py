@@ -47,7 +47,9 @@ def main(spec_path: str) -> int:
                 if child.poll() is None or stopping:
                     continue
                 age = time.monotonic() - since
-                print(f"supervisor: {part['role']} ended with {child.returncode} after {age:.0f} s", flush=True)  # noqa: T201
+                ended = f"{part['role']} ended with {child.returncode} after {age:.0f} s"
+                sys.stdout.write(f"supervisor: {ended}\n")
+                sys.stdout.flush()
                 if age < SETTLED_S:
                     return 1
                 pause = 1.0 if age > 600 else min(pause * 2, 60.0)

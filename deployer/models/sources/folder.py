@@ -26,9 +26,7 @@ def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
         raise ModelError(f"there is no {root}", hint="check model.source in the profile")
     paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     base = root.parent if root.is_file() else root
-    return Listing(
-        None, tuple(RemoteFile(str(p.relative_to(base)), p.stat().st_size, None) for p in paths)
-    )
+    return Listing(None, tuple(RemoteFile(str(p.relative_to(base)), p.stat().st_size, None) for p in paths))
 
 
 def _fetch(
