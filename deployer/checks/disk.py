@@ -9,13 +9,20 @@ from deployer.quantity import format_size
 from deployer.report import Finding, failed, passed, skipped, unknown
 
 
-def _images_disk(host: Host, profile: Profile) -> Fact[Disk]:
-    """Where images land; without a container runtime, where engines are built."""
-    return host.engines_disk if profile.runtime == "process" or host.runtime is None else host.images_disk
+def _embedded(host: Host, profile: Profile) -> bool:
+    """Whether engines will be built on this host, because no container runtime can be used or none may."""
+    must = profile.runtime == "docker" or profile.requirements.gpu is not None
+    usable = not (host.runtime is None or (isinstance(host.runtime, Unknown) and not must))
+    return profile.runtime == "process" or not usable
 
 
 def _images(host: Host, profile: Profile) -> Finding:
-    return _free(profile.requirements.disk.images, _images_disk(host, profile), "docker system prune")
+    need = profile.requirements.disk.images
+    if _embedded(host, profile):
+        return _free(need, host.engines_disk, "keep engines elsewhere with --home DIR")
+    installed = () if isinstance(host.system, Unknown) else host.system.tools
+    tool = next((name for name in ("docker", "podman") if name in installed), None)
+    return _free(need, host.images_disk, f"{tool} system prune" if tool else "remove images that nobody uses")
 
 
 def _models(host: Host, profile: Profile) -> Finding:

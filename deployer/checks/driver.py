@@ -56,7 +56,8 @@ def _cuda(host: Host, profile: Profile) -> Finding:
     if isinstance(found, Unknown):
         return unknown(wanted, found.reason)
     if found is None:
-        return failed(wanted, "none: no NVIDIA driver is loaded")
+        why = "no NVIDIA driver is loaded" if host.driver is None else "the driver is older than CUDA 11.0"
+        return failed(wanted, f"none: {why}")
     if at_least(found, need):
         return passed(wanted, found)
     least = compat.family_driver(need)

@@ -15,18 +15,19 @@ def _engine(host: Host, profile: Profile) -> Finding:
     wanted = "a container runtime that answers"
     must = profile.runtime == "docker" or profile.requirements.gpu is not None
     bad = failed if must else warned
+    systemd = not isinstance(host.system, Unknown) and host.system.systemd
     instead = "" if must else "; without it the embedded runtime is used"
     if isinstance(host.runtime, Unknown):
         if "may not use" in host.runtime.reason:
             return bad(
                 wanted, host.runtime.reason + instead, "sudo usermod -aG docker $USER, then log in again"
             )
+        hint = sudo(host, "systemctl restart docker") if systemd else "restart the container engine"
         if must:
-            return unknown(wanted, host.runtime.reason, sudo(host, "systemctl restart docker"))
-        return warned(wanted, host.runtime.reason + instead, sudo(host, "systemctl restart docker"))
+            return unknown(wanted, host.runtime.reason, hint)
+        return warned(wanted, host.runtime.reason + instead, hint)
     if host.runtime is None:
         installed = not isinstance(host.system, Unknown) and "docker" in host.system.tools
-        systemd = not isinstance(host.system, Unknown) and host.system.systemd
         hint = "install Docker Engine: https://docs.docker.com/engine/install/"
         if installed and systemd:
             hint = sudo(host, "systemctl start docker")

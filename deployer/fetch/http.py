@@ -86,21 +86,28 @@ def download(
     part = dest.with_name(dest.name + ".partial")
     dest.parent.mkdir(parents=True, exist_ok=True)
     digest, have = _hash_existing(part)
+    if size is not None and have > size:  # of another file
+        part.unlink()
+        digest, have = hashlib.sha256(), 0
     if size is not None and size - have > free_bytes(dest.parent):
         raise NoSpace(
             f"{dest.name} needs {format_size(size - have)} and {dest.parent} has "
             f"{format_size(free_bytes(dest.parent))} free",
             hint=f"make room there, or point --home at a larger file system: df -h {dest.parent}",
         )
-    failures = 0
+    part.touch()  # an empty file needs no request
+    failures, most, over = 0, have, False
     while size is None or have < size:
-        before = have
         try:
-            ask = dict(headers or {})
+            ask = {"Accept-Encoding": "identity", **(headers or {})}
             if have:
                 ask["Range"] = f"bytes={have}-"
             with client.stream("GET", url, headers=ask) as answer:
-                if have and answer.status_code != 206:  # the server starts over, so do we
+                if have and answer.status_code == 416:
+                    if over:  # twice: the server's file is shorter than it should be
+                        break
+                    over, most = True, 0
+                if have and answer.status_code in (200, 416):  # the server starts over, so do we
                     part.unlink(missing_ok=True)
                     digest, have = hashlib.sha256(), 0
                     if answer.status_code == 416:
@@ -118,12 +125,14 @@ def download(
                         digest.update(chunk)
                         have += len(chunk)
                         progress.amount(dest.name, have, size)
+                        if size is not None and have > size:
+                            break
                     out.flush()
                     os.fsync(out.fileno())
             if size is None:
                 break
         except httpx.HTTPError as error:
-            failures = 0 if have > before else failures + 1
+            failures = 0 if have > most else failures + 1
             if failures >= ATTEMPTS:
                 raise SourceUnreachable(
                     f"{url.split('?')[0]} cannot be reached: {_reason(error)}",
@@ -138,10 +147,11 @@ def download(
                     hint=f"make room on the file system of {dest.parent} and run the same command again",
                 ) from error
             raise
-        if size is not None and have == before and failures == 0:
-            failures += 1
+        else:  # a whole answer, and yet too short
+            failures = 0 if have > most else failures + 1
             if failures >= ATTEMPTS:
                 break
+        most = max(most, have)
     found = digest.hexdigest()
     if (sha256 and found != sha256) or (size is not None and have != size):
         part.unlink(missing_ok=True)

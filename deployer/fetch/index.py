@@ -50,15 +50,20 @@ def find_file(client: httpx.Client, index: str | None, package: str, filename: s
     try:
         answer = client.get(page, headers={"Accept": f"{_JSON}, text/html;q=0.1"})
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise SourceUnreachable(
             f"the package index does not answer for {package}: {error}",
             hint="check the network, or name a mirror with --index-url URL or PIP_INDEX_URL",
         ) from error
     if answer.headers.get("content-type", "").startswith(_JSON):
-        for entry in answer.json()["files"]:
-            if entry["filename"] == filename:
-                return urljoin(str(answer.url), entry["url"]), entry.get("hashes", {}).get("sha256")
+        try:
+            for entry in answer.json()["files"]:
+                if entry["filename"] == filename:
+                    return urljoin(str(answer.url), entry["url"]), entry.get("hashes", {}).get("sha256")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SourceUnreachable(
+                f"{page} does not speak the index's protocol: {error!r}", hint="name a mirror with --index-url URL"
+            ) from error
     else:
         reader = _Links()
         reader.feed(answer.text)

@@ -47,14 +47,15 @@ class Questions:
 def gather(probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S) -> dict[str, Any]:
     """Runs all probes at once, in daemon threads; who has no answer after `limit` seconds is Unknown.
 
-    A probe that raises OSError, ValueError or KeyError becomes Unknown with that reason.
+    A probe that fails, or that is told something of another shape than it expects, becomes Unknown with the
+    reason.
     """
     found: dict[str, Any] = {}
 
     def run(name: str, probe: Callable[[], Any]) -> None:
         try:
             found[name] = probe()
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             found[name] = Unknown(f"{type(error).__name__}: {error}")
 
     deadline = time.monotonic() + limit
@@ -99,6 +100,8 @@ def from_json(kind: Any, raw: Any) -> Any:
             raise ValueError(f"a list was expected, not {raw!r}")
         return tuple(from_json(inner[0], item) for item in raw)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, str]):
+        if not isinstance(raw, dict):
+            raise ValueError(f"a mapping was expected, not {raw!r}")
         return {(int(k) if inner[0] is int else k): from_json(inner[1], v) for k, v in raw.items()}
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(raw, dict):

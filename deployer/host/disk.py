@@ -44,7 +44,7 @@ def _filesystem(path: Path, ask: Questions) -> str:
         _, mount, name, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
         inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) > best:
+        if inside and len(mount) >= best:  # of two on one place, the later one hides the other
             best, kind = len(mount), name
     return kind
 

@@ -90,7 +90,7 @@ def load(path: Path) -> Host:
         raw = json.loads(path.read_text())
         host: Host = from_json(Host, raw.get("host", raw))
         return host
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise QuestionError(
             f"{path} is not a saved host: {error}", hint="save one with: deployer check --json > host.json"
         ) from error

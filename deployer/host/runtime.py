@@ -35,9 +35,9 @@ class ContainerRuntime:
 def runtime(ask: Questions) -> ContainerRuntime | None:
     """None when no socket is there. Raises OSError when one is there and does not answer as it should."""
     address = urlparse(ask.docker)
-    if address.scheme == "unix" and not Path(address.path).exists():
-        return None
     try:
+        if address.scheme == "unix" and not Path(address.path).exists():
+            return None
         version = _get(ask.docker, "/version")
         info = _get(ask.docker, "/info")
     except PermissionError as error:
@@ -67,14 +67,15 @@ def _cdi_gpus(folders: Any) -> tuple[str, ...]:
         for path in sorted(Path(folder).glob("*")):
             if path.suffix not in (".json", ".yaml", ".yml"):
                 continue
-            text = path.read_text()
-            if "nvidia.com/gpu" not in text:
-                continue
             import yaml
 
-            spec = yaml.safe_load(text)
-            if isinstance(spec, dict) and spec.get("kind") == "nvidia.com/gpu":
-                names += [str(device["name"]) for device in spec.get("devices") or ()]
+            try:
+                text = path.read_text()
+                spec = yaml.safe_load(text) if "nvidia.com/gpu" in text else None
+                if isinstance(spec, dict) and spec.get("kind") == "nvidia.com/gpu":
+                    names += [str(device["name"]) for device in spec.get("devices") or ()]
+            except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+                continue  # one that the engine cannot use either
     return tuple(dict.fromkeys(names))
 
 

@@ -42,8 +42,17 @@ def format_of(names: Sequence[str]) -> str:
 def read_header(weights: Path) -> Header:
     """The header of a GGUF file or of a folder with config.json. Raises ModelError when it is damaged."""
     try:
-        return _from_gguf(weights) if weights.is_file() else _from_config(weights)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, EOFError, IndexError) as error:
+        header = _from_gguf(weights) if weights.is_file() else _from_config(weights)
+        for number in (header.context, header.layers, header.kv_heads, header.head_dim):
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"{number!r} is not a number of something")
+        if not isinstance(header.architecture, str):
+            raise ValueError(f"{header.architecture!r} is not an architecture")
+        return header
+    except (
+        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError,
+        struct.error, EOFError,
+    ) as error:  # fmt: skip
         raise ModelError(
             f"the header of {weights.name} cannot be read: {type(error).__name__} {error}",
             hint="the file is damaged or of a kind that is not known",

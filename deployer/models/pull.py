@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from pathlib import Path
 
 from deployer.errors import HashMismatch, ModelError, NoSpace
 from deployer.fetch import Web, free_bytes
 from deployer.home import Home
 from deployer.models.sources import Listing, RemoteFile, source_of
-from deployer.models.store import Model, Store, model_id
+from deployer.models.sources.hub import git_sha1
+from deployer.models.store import Model, Store, hash_file, model_id
 from deployer.profile import ModelChoice, ModelFile
 from deployer.progress import Progress
 from deployer.quantity import format_size
@@ -48,7 +50,8 @@ def pull(
                 hashes = {}
                 for file in wanted:
                     dest = folder / file.path
-                    if dest.exists():  # fetched and verified before a kill
+                    if dest.exists() and (found := _kept(file, dest)):  # fetched before a kill
+                        hashes[file.path] = found
                         continue
                     dest.parent.mkdir(parents=True, exist_ok=True)
                     aside = dest.with_name(dest.name + ".new")
@@ -91,7 +94,8 @@ def _choose(choice: ModelChoice, listing: Listing, patterns: tuple[str, ...]) ->
 
 def _match(path: str, pattern: str) -> bool:
     # `*` stays inside one folder: `*.json` is not `onnx/config.json`
-    return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
+    inside = not path.startswith("/") and ".." not in path.split("/")
+    return inside and path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
 
 
 def _room_for(wanted: tuple[RemoteFile, ...], staging: Path, choice: ModelChoice) -> None:
@@ -105,6 +109,16 @@ def _room_for(wanted: tuple[RemoteFile, ...], staging: Path, choice: ModelChoice
             f"{choice.source} needs {format_size(need - have)} and {staging.parent} has {format_size(free)} free",
             hint=f"make room there (df -h {staging.parent}) or keep models elsewhere with --home",
         )
+
+
+def _kept(file: RemoteFile, path: Path) -> str | None:
+    """The SHA-256 of a file that an earlier, killed pull left, if it is the one that is listed now."""
+    content = path.read_bytes() if file.git_sha1 and not file.sha256 else None
+    if content is not None and git_sha1(content) == file.git_sha1:
+        return hashlib.sha256(content).hexdigest()
+    if file.sha256 and hash_file(path) == file.sha256:
+        return file.sha256
+    return None
 
 
 def _verify(file: RemoteFile, path: Path, found: str) -> None:

@@ -82,7 +82,10 @@ class Store:
         raw = read_json(folder / MANIFEST)
         if not isinstance(raw, dict):
             return None
-        model = _model(folder, raw)
+        try:
+            model = _model(folder, raw)
+        except (KeyError, TypeError):
+            return None
         for file in model.files:
             path = folder / file.path
             if not path.is_file() or path.stat().st_size != file.size:

@@ -22,6 +22,8 @@ from deployer.profile.values import (
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
+_DEEPEST = 50  # levels; the keys of a profile need five
+
 
 def shipped() -> tuple[Path, ...]:
     """The shipped profile files, sorted by name."""
@@ -55,7 +57,9 @@ def load(path: Path) -> Profile:
     problems: list[str] = []
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        root = yaml.compose(path.read_text(), Loader=loader)
+        text = path.read_text()
+        _check_depth(text, loader, path)
+        root = yaml.compose(text, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -71,6 +75,19 @@ def load(path: Path) -> Profile:
     if problems or raw is None:
         raise ProfileError(problems, hint="deployer profiles schema prints what is allowed")
     return _profile(path, raw)
+
+
+def _check_depth(text: str, loader: Any, path: Path) -> None:
+    """Raises ProfileError where YAML nests so deep that composing it would end the interpreter."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ProfileError(
+                [f"{path}:{event.start_mark.line + 1}: the file: nests deeper than any profile (flatten it)"]
+            )
 
 
 def _section(node: Node | None, section: Section, where: str, path: Path, problems: list[str]) -> Any:
@@ -129,21 +146,28 @@ def _nearest(name: str, section: Section) -> str:
 
 def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[str]) -> None:
     """Mistakes that only two keys together make."""
-    line = next(k.start_mark.line + 1 for k, _ in root.value if k.value == "model")
+
+    def line(*names: str) -> int:
+        node = root
+        for name in names:
+            key, node = next((k, v) for k, v in node.value if k.value == name)
+        return int(key.start_mark.line) + 1
+
     model = raw["model"]
     if not model["source"].startswith("hf://") and "revision" in model:
-        problems.append(f"{path}:{line}: model.revision: only hf:// sources have one (leave it out)")
+        at = line("model", "revision")
+        problems.append(f"{path}:{at}: model.revision: only hf:// sources have one (leave it out)")
     if model["source"].startswith("pypi://"):
         files = model.get("files") or []
         if len(files) != 1 or not files[0].get("sha256"):
+            at = line("model", "files") if files else line("model")
             problems.append(
-                f"{path}:{line}: model.files: a wheel needs its one model file with path and sha256"
+                f"{path}:{at}: model.files: a wheel needs its one model file with path and sha256"
             )
     gpu = raw["requirements"].get("gpu")
     if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:
-        problems.append(
-            f"{path}:{line}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)"
-        )
+        at = line("requirements", "gpu", "free_vram")
+        problems.append(f"{path}:{at}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)")
 
 
 def _profile(path: Path, raw: dict[str, Any]) -> Profile:

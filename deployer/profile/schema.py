@@ -76,8 +76,8 @@ def _version(text: str) -> str:
     return text
 
 
-_UNITS = r"\s*\d+(\.\d+)?\s*"
-TEXT = _pattern("text", r"(?s).*\S.*", "some text")
+_UNITS = r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*"
+TEXT = _pattern("text", r"[\s\S]*\S[\s\S]*", "some text")
 SIZE = Kind(
     "size",
     parse_size,

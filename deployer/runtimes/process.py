@@ -135,7 +135,7 @@ class ProcessRuntime:
         if not path.exists():
             return
         with path.open(errors="replace") as file:
-            yield from (line.rstrip("\n") for line in (deque(file, lines) if lines else file))
+            yield from (line.rstrip("\n") for line in (file if lines is None else deque(file, lines)))
             while follow:
                 if line := file.readline():
                     yield line.rstrip("\n")
@@ -187,10 +187,9 @@ class ProcessRuntime:
         return found
 
     def _exit(self, unit: str) -> str | None:
-        for line in self.logs(unit, lines=5):
-            if line.startswith("supervisor: "):
-                return line.removeprefix("supervisor: ")
-        return None
+        # other parts may write more while they are ended
+        found = [line for line in self.logs(unit, lines=200) if line.startswith("supervisor: ")]
+        return found[-1].removeprefix("supervisor: ") if found else None
 
 
 def _footprint(pid: int) -> tuple[int, int]:

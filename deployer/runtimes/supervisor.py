@@ -39,7 +39,11 @@ def main(spec_path: str) -> int:
     pause = 1.0
     try:
         for part in spec["parts"]:
-            running[part["role"]] = _start(part, port)
+            try:
+                running[part["role"]] = _start(part, port)
+            except OSError as error:
+                print(f"supervisor: {part['role']} cannot be started: {error}", flush=True)  # noqa: T201
+                return 1
         while not stopping:
             time.sleep(0.2)
             for part in spec["parts"]:
@@ -53,7 +57,11 @@ def main(spec_path: str) -> int:
                 if age < SETTLED_S:
                     return 1
                 pause = 1.0 if age > 600 else min(pause * 2, 60.0)
-                time.sleep(pause)
+                wake = time.monotonic() + pause
+                while not stopping and time.monotonic() < wake:
+                    time.sleep(0.2)
+                if stopping:
+                    break
                 running[part["role"]] = _start(part, port)
         return 0
     finally:

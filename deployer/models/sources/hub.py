@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from deployer.errors import HashMismatch, ModelError, SourceUnreachable
 from deployer.fetch import Web, download
@@ -28,7 +29,7 @@ def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
     import httpx
 
     name = _repository(choice)
-    url = f"{web.hub.rstrip('/')}/api/models/{name}/revision/{choice.revision or 'main'}"
+    url = f"{web.hub.rstrip('/')}/api/models/{name}/revision/{quote(choice.revision or 'main', safe='')}"
     try:
         answer = client.get(url, params={"blobs": "true"}, headers=_headers(web))
     except httpx.HTTPError as error:
@@ -76,14 +77,13 @@ def _fetch(
     web: Web,
     progress: Progress,
 ) -> str:
-    url = f"{web.hub.rstrip('/')}/{_repository(choice)}/resolve/{listing.revision}/{file.path}"
+    url = f"{web.hub.rstrip('/')}/{_repository(choice)}/resolve/{listing.revision}/{quote(file.path)}"
     headers = {"Accept-Encoding": "identity", **_headers(web)}
     sha256 = download(
         client, url, dest, sha256=file.sha256, size=file.size, progress=progress, headers=headers
     )
     if file.sha256 is None and file.git_sha1:
-        content = dest.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        found = git_sha1(dest.read_bytes())
         if found != file.git_sha1:
             dest.unlink()
             raise HashMismatch(
@@ -91,6 +91,11 @@ def _fetch(
                 hint="a proxy or mirror changed the bytes; nothing of it was kept",
             )
     return sha256
+
+
+def git_sha1(content: bytes) -> str:
+    """The name that git gives to a file with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 SOURCE = Source("hf", lambda _address, web: web.hub, _listing, _fetch)

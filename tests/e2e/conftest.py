@@ -1,0 +1,153 @@
+"""Real deployments: a home per test, the compiled engines shared by all, the command as people run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deployer
+
+CACHE = Path(os.environ.get("DEPLOYER_TEST_CACHE", Path.home() / ".cache/deployer-tests"))
+PROFILES = Path(deployer.__file__).parent.parent / "profiles"
+
+
+def docker_reason() -> str | None:
+    """Why Docker cannot be used here, None when it can."""
+    if not shutil.which("docker"):
+        return "the docker command is not installed"
+    for command in (["docker", "version"], ["docker", "buildx", "version"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"`{' '.join(command)}` fails: {done.stderr.strip()[:200]}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without Docker its tests are skipped with the reason; in CI they fail instead."""
+    reason = docker_reason()
+    for item in items:
+        if item.get_closest_marker("docker") and reason and not os.environ.get("CI"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass
+class Box:
+    """One home and the command line on it."""
+
+    home: Path
+    port: int
+    runs: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DEPLOYER_HOME": str(self.home), "COLUMNS": "100"}
+
+    def start(self, *words: str, **extra: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "deployer", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        settings = {"env": self.environment(), **pipes, **extra}
+        child = subprocess.Popen(command, text=True, **settings)
+        self.runs.append(child)
+        return child
+
+    def run(self, *words: str, code: int | None = 0, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
+        """Runs `deployer`; `code=None` accepts every exit code."""
+        child = self.start(*words)
+        out, err = child.communicate(timeout=timeout)
+        assert code is None or child.returncode == code, f"{words} ended with {child.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(words, child.returncode, out, err)
+
+    def json(self, *words: str, **more: Any) -> Any:
+        return json.loads(self.run(*words, "--json", **more).stdout)
+
+    def up(self, *words: str, **more: Any) -> Any:
+        return self.json("up", *words, "--port", str(self.port), **more)
+
+    def processes(self) -> list[str]:
+        """Processes that carry the mark of this home."""
+        mark = f"DEPLOYER_UNIT={self.home}:".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and mark in (folder / "environ").read_bytes():
+                    found.append(f"{folder.name} {(folder / 'comm').read_text().strip()}")
+            except OSError:
+                continue
+        return found
+
+    def containers(self) -> list[str]:
+        """Containers and networks whose name ends with this home's tag."""
+        import hashlib
+
+        tag = hashlib.sha256(str(self.home).encode()).hexdigest()[:6]
+        found = []
+        for command in (["ps", "-a", "--format", "{{.Names}}"], ["network", "ls", "--format", "{{.Name}}"]):
+            done = subprocess.run(["docker", *command], capture_output=True, text=True)
+            found += [name for name in done.stdout.split() if tag in name]
+        return found
+
+    def left(self) -> list[str]:
+        """Everything that still runs or is half made."""
+        docker = self.containers() if docker_reason() is None else []
+        scratch = [str(p) for p in (self.home / "tmp").glob("*")]
+        return [*self.processes(), *docker, *scratch]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    """A new home; engines and verified sources, which take minutes to make, are shared by all tests."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for shared in ("engines", "sources"):
+        (CACHE / shared).mkdir(parents=True, exist_ok=True)
+        (home / shared).symlink_to(CACHE / shared)
+    made = Box(home, free_port())
+    yield made
+    for child in made.runs:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    made.run("down", "--all")
+    deadline = time.monotonic() + 5
+    while made.left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert made.left() == []
+
+
+@pytest.fixture(params=["docker", "process"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Both runtimes; docker needs an engine."""
+    reason = docker_reason()
+    if request.param == "docker" and reason:
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return str(request.param)
+
+
+def profile(box: Box, name: str, source: str = "cpu-small", **changes: str) -> str:
+    """A copy of a shipped profile with lines changed: `engine="transformers"` or `serving="{…}"`."""
+    lines = []
+    for line in (PROFILES / f"{source}.yaml").read_text().splitlines():
+        key = line.strip().split(":")[0].removeprefix("- ")
+        indent = line[: len(line) - len(line.lstrip())]
+        lines.append(f"{indent}{key}: {changes[key]}" if key in changes else line)
+    path = box.home.parent / f"{name}.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
