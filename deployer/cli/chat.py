@@ -53,7 +53,10 @@ def command(
     timeout = httpx.Timeout(None, connect=5.0)
     history = [{"role": "system", "content": system}] if system else []
     once = " ".join(words) or (None if sys.stdin.isatty() else sys.stdin.read().strip())
-    with httpx.Client(base_url=record.url, headers=headers, timeout=timeout, trust_env=False) as client:
+    alone = httpx.Limits(max_keepalive_connections=0)  # engines end idle connections without notice
+    with httpx.Client(
+        base_url=record.url, headers=headers, timeout=timeout, limits=alone, trust_env=False
+    ) as client:
         if once:
             answer = _say(client, record, history, once, options, echo=not as_json)
             if as_json:

@@ -12,6 +12,7 @@ import click
 
 from deployer import host, models, runtimes
 from deployer.engines import engine
+from deployer.errors import RuntimeUnavailable
 from deployer.fetch import Web
 from deployer.home import Home
 from deployer.profile import Profile
@@ -27,6 +28,18 @@ class Place:
 
     def runtime(self, name: str) -> runtimes.Runtime:
         return runtimes.runtime(name, self.home, self.docker, dict(os.environ))
+
+    def ports_of(self, unit: str) -> set[int]:
+        """The ports that the unit of this name holds, on any runtime."""
+        found = set()
+        for name in runtimes.RUNTIMES:
+            try:
+                about = self.runtime(name).find(unit)
+            except RuntimeUnavailable:
+                continue
+            if about and about.state != "stopped":
+                found.add(about.port)
+        return found
 
     def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
         """What to ask the machine so that every one of `profiles` can be judged."""

@@ -95,24 +95,26 @@ def _choose(
     here: Place, profile_name: str | None, name: str | None, port: int | None
 ) -> tuple[Profile, tuple[str, ...], host.Host]:
     """The profile, why, and the host as it was asked for it."""
-    ours = {r.name: r.launch.port for r in plan.records(here.home)}
 
     def with_port(p: Profile) -> Profile:
         return dataclasses.replace(p, serving=dataclasses.replace(p.serving, port=port or p.serving.port))
 
-    if profile_name:
-        wanted = with_port(profile.load(profile.find(profile_name)))
-        # what this very deployment holds is free for it
-        asked = () if ours.get(name or wanted.name) == wanted.serving.port else (wanted.serving.port,)
-        return wanted, (), host.probe(here.questions((wanted,), ports=asked))
-    profiles = tuple(with_port(profile.load(path)) for path in profile.shipped())
+    profiles = tuple(
+        with_port(profile.load(path))
+        for path in ((profile.find(profile_name),) if profile_name else profile.shipped())
+    )
     ports = tuple(sorted({p.serving.port for p in profiles}))
     facts = host.probe(here.questions(profiles, ports=ports))
 
     def seen_by(p: Profile) -> host.Host:
-        free = {n: f for n, f in facts.ports.items() if ours.get(name or p.name) != int(n)}
-        return dataclasses.replace(facts, ports=free)
+        """What this very deployment holds, from a killed `up` too, is free for it."""
+        fact = facts.ports[str(p.serving.port)]
+        if isinstance(fact, host.Unknown) or fact.free or p.serving.port not in here.ports_of(name or p.name):
+            return facts
+        return dataclasses.replace(facts, ports={})
 
+    if profile_name:
+        return profiles[0], (), seen_by(profiles[0])
     wanted, reasons = plan.rank(seen_by, profiles)
     return wanted, reasons, seen_by(wanted)
 
@@ -121,11 +123,14 @@ def _refuse(facts: host.Host, wanted: Profile) -> None:
     report = checks.audit(facts, wanted)
     if report.ok:
         return
-    failures = report.of(Outcome.FAIL)
+    lines = []
+    for failure in report.of(Outcome.FAIL):
+        lines.append(f"{failure.id}: {failure.found} (wanted: {failure.wanted})")
+        lines += [f"  → {failure.hint}"] if failure.hint else []
     raise Refused(
         f"this host cannot run {wanted.name}; nothing was changed",
-        hint=next((f.hint for f in failures if f.hint), "deployer profiles list"),
-        evidence=[f"{f.id}: {f.found} (wanted: {f.wanted})" for f in failures],
+        hint="mend what is named, or see what fits: deployer check",
+        evidence=lines,
     )
 
 

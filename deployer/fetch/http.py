@@ -120,7 +120,7 @@ def download(
                 if size is None and length and "content-encoding" not in answer.headers:
                     size = have + int(length)
                 with part.open("ab") as out:
-                    for chunk in answer.iter_raw(CHUNK):
+                    for chunk in answer.iter_raw():  # as it comes: what is held back is lost in a cut
                         out.write(chunk)
                         digest.update(chunk)
                         have += len(chunk)

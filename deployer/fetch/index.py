@@ -62,7 +62,8 @@ def find_file(client: httpx.Client, index: str | None, package: str, filename: s
                     return urljoin(str(answer.url), entry["url"]), entry.get("hashes", {}).get("sha256")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SourceUnreachable(
-                f"{page} does not speak the index's protocol: {error!r}", hint="name a mirror with --index-url URL"
+                f"{page} does not speak the index's protocol: {error!r}",
+                hint="name a mirror with --index-url URL",
             ) from error
     else:
         reader = _Links()

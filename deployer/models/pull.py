@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 from pathlib import Path
@@ -64,7 +65,15 @@ def pull(
                         left.unlink()
                 return hashes
 
-            return store.add(id_, source=choice.source, revision=listing.revision, make=fill)
+            try:
+                return store.add(id_, source=choice.source, revision=listing.revision, make=fill)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise NoSpace(
+                    f"the disk became full while {choice.source} was fetched",
+                    hint=f"make room there (df -h {staging.parent}) and run the same command again",
+                ) from error
 
 
 def _choose(choice: ModelChoice, listing: Listing, patterns: tuple[str, ...]) -> tuple[RemoteFile, ...]:

@@ -40,9 +40,10 @@ def accept(step: Accept, floor: float | None) -> Measured:
 
     key = step.key_file.read_text().strip() if step.key_file else None
     try:
-        with httpx.Client(
-            base_url=step.url, timeout=httpx.Timeout(300.0, connect=5.0), trust_env=False
-        ) as client:
+        # llama-server ends its connections without notice: every request takes a new one
+        alone = httpx.Limits(max_keepalive_connections=0)
+        timeout = httpx.Timeout(300.0, connect=5.0)
+        with httpx.Client(base_url=step.url, timeout=timeout, limits=alone, trust_env=False) as client:
             if key:
                 _refuses_strangers(client, step)
             measured = ask(client, step.model, step.kind, key)
@@ -84,7 +85,8 @@ def ask(client: httpx.Client, model: str, kind: str, key: str | None) -> Measure
                 f"the engine answers HTTP {answer.status_code} to {path}", evidence=[answer.text[:300]]
             )
         for event in events(answer):
-            if usage := event.get("usage"):
+            usage = event.get("usage")
+            if isinstance(usage, dict):
                 tokens = usage.get("completion_tokens") or tokens
             piece = piece_of(event)
             if piece:
@@ -120,6 +122,8 @@ def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 def piece_of(event: dict[str, Any]) -> str:
     """The text that one event adds, thinking included."""
     for choice in event.get("choices") or ():
+        if not isinstance(choice, dict):
+            continue
         delta = choice.get("delta") or {}
         found = delta.get("content") or delta.get("reasoning_content") or choice.get("text")
         if found:
@@ -130,8 +134,7 @@ def piece_of(event: dict[str, Any]) -> str:
 def _refuses_strangers(client: httpx.Client, step: Accept) -> None:
     path = "/v1/chat/completions" if step.kind == "chat" else "/v1/completions"
     body = {"model": step.model, "messages": _CHAT, "prompt": _PROMPT, "max_tokens": 1}
-    # llama-server refuses without reading the body and then drops the connection
-    answer = client.post(path, json=body, headers={"Connection": "close"})
+    answer = client.post(path, json=body)
     if answer.status_code != 401:
         raise AcceptanceFailed(
             f"a request without the key is answered with HTTP {answer.status_code}, not 401",

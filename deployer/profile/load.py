@@ -85,9 +85,8 @@ def _check_depth(text: str, loader: Any, path: Path) -> None:
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise ProfileError(
-                [f"{path}:{event.start_mark.line + 1}: the file: nests deeper than any profile (flatten it)"]
-            )
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ProfileError([f"{path}:{line}: the file: nests deeper than any profile (flatten it)"])
 
 
 def _section(node: Node | None, section: Section, where: str, path: Path, problems: list[str]) -> Any:

@@ -72,6 +72,7 @@ class Unit:
     fingerprint: str
     generation: int
     runtime: str
+    port: int
     exit: str | None = None
 
 

@@ -227,6 +227,7 @@ class DockerRuntime:
             labels[f"{_LABEL}.fingerprint"],
             int(labels[f"{_LABEL}.generation"]),
             self.name,
+            int(labels[f"{_LABEL}.port"]),
             ended,
         )
 
@@ -278,6 +279,7 @@ class DockerRuntime:
                 f"{_LABEL}.order": str(order),
                 f"{_LABEL}.parts": str(len(launch.parts)),
                 f"{_LABEL}.generation": str(launch.generation),
+                f"{_LABEL}.port": str(launch.port),
                 f"{_LABEL}.fingerprint": launch.fingerprint,
             },
         }

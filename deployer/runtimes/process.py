@@ -54,6 +54,7 @@ class ProcessRuntime:
         folder.mkdir(parents=True, exist_ok=True)
         spec = {
             "generation": launch.generation,
+            "port": launch.port,
             "fingerprint": launch.fingerprint,
             "parts": [asdict(part) for part in launch.parts],
         }
@@ -98,6 +99,7 @@ class ProcessRuntime:
             spec["fingerprint"],
             spec["generation"],
             self.name,
+            spec["port"],
             exit=self._exit(unit) if state != "running" else None,
         )
 

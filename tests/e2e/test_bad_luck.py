@@ -127,7 +127,7 @@ def test_a_host_that_cannot_run_the_profile_is_refused_before_anything(box: Box,
         pytest.skip("this machine has an NVIDIA driver")
     done = box.run("up", "gpu-8gb", "--runtime", runtime, "--port", str(box.port), code=1)
     assert "there is no NVIDIA GPU in this machine" in done.stderr
-    assert "hint: choose a CPU profile" in done.stderr
+    assert "→ choose a CPU profile" in done.stderr
     assert not (box.home / "models").exists()
 
 
@@ -157,14 +157,16 @@ def own_daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
     run.mkdir()
     address = f"unix://{run}/docker.sock"
     log = (tmp_path / "dockerd.log").open("w")
-    command = ["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
-               "--data-root", f"{run}/data", "--exec-root", f"{run}/exec", "-p", f"{run}/pid", "-H", address]  # fmt: skip
+    # in a network namespace of its own: with --bridge=none it would remove the system's docker0
+    command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
+               "--data-root", f"{run}/data", "--exec-root", f"{run}/exec", "-p", f"{run}/pid",
+               "-H", address]  # fmt: skip
     daemon = subprocess.Popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while subprocess.run(["docker", "-H", address, "version"], capture_output=True).returncode:
         assert daemon.poll() is None and time.monotonic() < deadline, (tmp_path / "dockerd.log").read_text()[-2000:]
         time.sleep(0.2)
-    yield address, daemon.pid
+    yield address, daemon.pid  # unshare has become dockerd
     os.kill(daemon.pid, signal.SIGCONT)
     daemon.terminate()
     daemon.wait(timeout=30)

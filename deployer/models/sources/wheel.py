@@ -52,7 +52,9 @@ def _fetch(
     except KeyError as error:
         raise ModelError(f"{name} has no {file.path}", hint="check model.files in the profile") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ModelError(f"{name} is damaged: {error}", hint="try another mirror with --index-url URL") from error
+        raise ModelError(
+            f"{name} is damaged: {error}", hint="try another mirror with --index-url URL"
+        ) from error
     finally:
         wheel.unlink(missing_ok=True)
     return digest.hexdigest()

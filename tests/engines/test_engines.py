@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from deployer.engines import ENGINES, Job, engine
+from deployer.errors import QuestionError
+
+JOB = Job(
+    program="/opt/engine",
+    model="/models/m",
+    alias="m",
+    host="127.0.0.1",
+    port="8080",
+    context=4096,
+    concurrency=2,
+    threads=8,
+    key_file=None,
+)
+LLAMACPP = (
+    *("/opt/engine", "--model", "/models/m", "--alias", "m", "--host", "127.0.0.1", "--port", "8080"),
+    *("--ctx-size", "8192", "--parallel", "2", "--threads", "8", "--cache-ram", "256", "--no-ui", "--offline"),
+)
+TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--port", "8080")
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "arguments"),
+    [
+        pytest.param("llamacpp", JOB, LLAMACPP, id="llamacpp"),
+        pytest.param(
+            "llamacpp", replace(JOB, key_file="/k"), (*LLAMACPP, "--api-key-file", "/k"), id="llamacpp with a key"
+        ),
+        pytest.param(
+            "llamacpp", replace(JOB, gpus=1), (*LLAMACPP, "--n-gpu-layers", "999"), id="llamacpp on a GPU"
+        ),
+        pytest.param(
+            "transformers", JOB, (*TRANSFORMERS, "--device", "cpu", "--dtype", "auto"), id="transformers"
+        ),
+        pytest.param(
+            "transformers",
+            replace(JOB, gpus=2),
+            (*TRANSFORMERS, "--device", "auto", "--dtype", "auto"),
+            id="transformers on GPUs",
+        ),
+        pytest.param(
+            "transformers",
+            replace(JOB, gpus=1, half=True),
+            (*TRANSFORMERS, "--device", "auto", "--dtype", "float16"),
+            id="transformers on an old GPU",
+        ),
+    ],
+)
+def test_arguments(name: str, job: Job, arguments: tuple[str, ...]) -> None:
+    assert engine(name).arguments(job) == arguments
+
+
+def test_an_unknown_engine_names_the_known_ones() -> None:
+    with pytest.raises(QuestionError) as caught:
+        engine("vllm")
+    assert caught.value.hint == "engines: llamacpp, transformers"
+
+
+@pytest.mark.parametrize("name", [e.name for e in ENGINES])
+def test_what_an_engine_converts_to_is_what_it_loads(name: str) -> None:
+    found = engine(name)
+    assert set(found.convert.values()) <= set(found.formats)
+    assert not set(found.convert) & set(found.formats)
+    assert any(pattern.endswith(f".{found.formats[0]}") for pattern in found.files)
+
+
+@pytest.mark.parametrize(
+    ("name", "log", "line"),
+    [
+        pytest.param("llamacpp", ["loading", "  E failed to load  ", "error: x"], "E failed to load", id="llamacpp"),
+        pytest.param(
+            "llamacpp", ["llama_model_load: unknown model architecture"],
+            "llama_model_load: unknown model architecture", id="llamacpp architecture",
+        ),
+        pytest.param(
+            "transformers",
+            ["Loading weights", "an error page is served", "torch.OutOfMemoryError: CUDA out of memory"],
+            "torch.OutOfMemoryError: CUDA out of memory",
+            id="transformers out of memory",
+        ),
+        pytest.param("transformers", ["ValueError", "x"], "ValueError", id="transformers exception"),
+        pytest.param("llamacpp", ["main: server is listening"], None, id="llamacpp is well"),
+        pytest.param("transformers", [], None, id="silence"),
+    ],
+)  # fmt: skip
+def test_the_first_error_of_a_log(name: str, log: list[str], line: str | None) -> None:
+    assert engine(name).first_error(log) == line
