@@ -15,8 +15,9 @@ from deployer.profile import schema
 from deployer.resources import PACKAGE
 
 # Top to bottom: a room imports only rooms before it.
-ROOMS = """_version errors quantity progress resources home report profile host compat fetch images models sizing
-engines runtimes checks plan gateway cli""".split()
+ORDER = """_version errors quantity progress resources home report profile host compat fetch images models
+sizing engines runtimes checks plan gateway cli"""
+ROOMS = ORDER.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Who may touch processes, sockets and HTTP. The gateway is a program of its own, inside an image; sources of
 # models are handed a client by fetch, name its type and catch its errors.
@@ -56,7 +57,7 @@ def test_a_file_keeps_the_order_of_rooms_and_the_limits_of_its_own(path: Path) -
         or (isinstance(node, ast.ImportFrom) and node.module == "os")
         for node in ast.walk(ast.parse(text))
     )
-    assert not reads or room == "cli" or inside == Path("runtimes/supervisor.py"), f"{inside} reads os.environ"
+    assert not reads or room == "cli" or inside == Path("runtimes/supervisor.py"), "it reads os.environ"
 
 
 def members(room: str) -> list[str]:

@@ -39,7 +39,9 @@ def test_sizes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["8", "8 Gb/s", "GB", "", "-1 GB", "1e3 GB", "8,5 GB", "8 GB GB", "9" * 400 + " GB"], ids=lambda t: t[:12]
+    "text",
+    ["8", "8 Gb/s", "GB", "", "-1 GB", "1e3 GB", "8,5 GB", "8 GB GB", "9" * 400 + " GB"],
+    ids=lambda t: t[:12],
 )
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="for example 8 GB"):
@@ -135,7 +137,9 @@ def test_at_least_is_a_total_order(a: str, b: str, c: str) -> None:
     assert not (at_least(a, b) and at_least(b, c)) or at_least(a, c)
     if at_least(a, b) and at_least(b, a):
         width = max(a.count("."), b.count("."))
-        assert parse_version(a + ".0" * (width - a.count("."))) == parse_version(b + ".0" * (width - b.count(".")))
+        assert parse_version(a + ".0" * (width - a.count("."))) == parse_version(
+            b + ".0" * (width - b.count("."))
+        )
 
 
 @given(VERSIONS, VERSIONS, st.integers(0, 3))

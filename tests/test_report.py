@@ -5,11 +5,25 @@ from dataclasses import replace
 
 import pytest
 
-from deployer.report import Finding, Outcome, Report, as_json, as_text, failed, passed, skipped, unknown, verdict, warned
+from deployer.report import (
+    Finding,
+    Outcome,
+    Report,
+    as_json,
+    as_text,
+    failed,
+    passed,
+    skipped,
+    unknown,
+    verdict,
+    warned,
+)
 
 PASS = replace(passed("8 GB", "16 GB"), id="memory.total")
 WARN = replace(warned("a runtime", "none answers", "install one"), id="runtime.engine")
-FAIL = replace(failed("580 or later", "550.54.14", "sudo apt-get install nvidia-driver-580"), id="driver.version")
+FAIL = replace(
+    failed("580 or later", "550.54.14", "sudo apt-get install nvidia-driver-580"), id="driver.version"
+)
 SKIP = replace(skipped("the profile does not ask"), id="disk.kind")
 ASKED = replace(unknown("1 NVIDIA GPU", "NVML: timeout"), id="gpu.count")
 
@@ -42,7 +56,9 @@ def test_an_unknown_is_a_skip_with_its_reason() -> None:
 
 def test_text_starts_with_problems_and_shows_each_fix() -> None:
     text = as_text(Report("p", (PASS, SKIP, WARN, ASKED, FAIL)))
-    order = [line.split()[1] for line in text.splitlines() if line.startswith(("pass", "warn", "fail", "skip"))]
+    order = [
+        line.split()[1] for line in text.splitlines() if line.startswith(("pass", "warn", "fail", "skip"))
+    ]
     assert order == ["driver.version", "runtime.engine", "memory.total", "gpu.count"]
     assert "→ sudo apt-get install nvidia-driver-580" in text
     assert "→ install one" in text

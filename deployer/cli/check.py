@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deployer import checks, host, plan, profile, report
+from deployer import checks, host, profile, report
 from deployer.cli import show
 from deployer.cli.place import place
 from deployer.report import SCHEMA_VERSION
@@ -40,10 +40,11 @@ def command(
     if saved:
         found = host.load(Path(saved))
     else:
-        held = {r.launch.port for r in plan.records(here.home)}
-        ports = tuple(sorted({p.serving.port for p in candidates} - held))
+        ports = tuple(sorted({p.serving.port for p in candidates}))
         found = host.probe(here.questions(candidates, ports=ports))
-    reports = {p.name: checks.audit(found, p) for p in candidates}
+    reports = {
+        p.name: checks.audit(found if saved else here.seen_by(found, p, p.name), p) for p in candidates
+    }
     ranked = sorted(candidates, key=lambda p: (not reports[p.name].sure, not reports[p.name].ok, -p.rank))
     best = ranked[0]
     if not reports[best.name].ok:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deployer import host, models, runtimes
-from deployer.engines import engine
-from deployer.errors import RuntimeUnavailable
-from deployer.fetch import Web
+from deployer import host
 from deployer.home import Home
 from deployer.profile import Profile
+
+if TYPE_CHECKING:
+    from deployer import runtimes
+    from deployer.fetch import Web
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,37 @@ class Place:
     """What a command needs of its surroundings."""
 
     home: Home
-    web: Web
     docker: str
+    index_url: str | None = None
+    ca_cert: str | None = None
+    wheelhouse: str | None = None
+
+    @property
+    def web(self) -> Web:
+        """The way out, from options first, then from the environment's usual variables."""
+        from deployer.fetch import Web
+
+        get = os.environ.get
+        ca = self.ca_cert or get("SSL_CERT_FILE") or get("REQUESTS_CA_BUNDLE")
+        wheels = self.wheelhouse or get("PIP_FIND_LINKS")
+        return Web(
+            index=self.index_url or get("PIP_INDEX_URL") or get("UV_DEFAULT_INDEX"),
+            hub=get("HF_ENDPOINT") or "https://huggingface.co",
+            token=get("HF_TOKEN"),
+            ca=Path(ca) if ca and Path(ca).is_file() else None,
+            wheelhouse=Path(wheels).absolute() if wheels and Path(wheels).is_dir() else None,
+        )
 
     def runtime(self, name: str) -> runtimes.Runtime:
+        from deployer import runtimes
+
         return runtimes.runtime(name, self.home, self.docker, dict(os.environ))
 
     def ports_of(self, unit: str) -> set[int]:
         """The ports that the unit of this name holds, on any runtime."""
+        from deployer import runtimes
+        from deployer.errors import RuntimeUnavailable
+
         found = set()
         for name in runtimes.RUNTIMES:
             try:
@@ -41,15 +65,25 @@ class Place:
                 found.add(about.port)
         return found
 
+    def seen_by(self, facts: host.Host, wanted: Profile, unit: str) -> host.Host:
+        """`facts` as they are for the deployment `unit`: a port that it holds itself is not taken."""
+        fact = facts.ports[str(wanted.serving.port)]
+        if isinstance(fact, host.Unknown) or fact.free or wanted.serving.port not in self.ports_of(unit):
+            return facts
+        return replace(facts, ports={})
+
     def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
         """What to ask the machine so that every one of `profiles` can be judged."""
-        store = models.Store(self.home)
-        urls = {
-            url
-            for p in profiles
-            if (url := models.source_url(p.model, self.web))
-            and not store.get(models.model_id(p.model, engine(p.engine).files))
-        }
+        urls: set[str] = set()
+        if hub := [p for p in profiles if p.model.source.startswith("hf://")]:
+            from deployer import models
+            from deployer.engines import engine
+
+            store = models.Store(self.home)
+            for wanted in hub:
+                url = models.source_url(wanted.model, self.web)
+                if url and not store.get(models.model_id(wanted.model, engine(wanted.engine).files)):
+                    urls.add(url)
         proxies = {s: p for s in ("http", "https") if (p := _proxy(s))}
         return host.Questions(
             models=self.home.models,
@@ -68,22 +102,9 @@ def place(
     ca_cert: str | None = None,
     wheelhouse: str | None = None,
 ) -> Place:
-    """The surroundings, from options first, then from the environment's usual variables."""
-    get = os.environ.get
-    home = ctx.obj or Path(get("XDG_DATA_HOME") or Path.home() / ".local/share") / "deployer"
-    ca = ca_cert or get("SSL_CERT_FILE") or get("REQUESTS_CA_BUNDLE")
-    wheels = wheelhouse or get("PIP_FIND_LINKS")
-    return Place(
-        home=Home(Path(home).absolute()),
-        web=Web(
-            index=index_url or get("PIP_INDEX_URL") or get("UV_DEFAULT_INDEX"),
-            hub=get("HF_ENDPOINT") or "https://huggingface.co",
-            token=get("HF_TOKEN"),
-            ca=Path(ca) if ca and Path(ca).is_file() else None,
-            wheelhouse=Path(wheels).absolute() if wheels and Path(wheels).is_dir() else None,
-        ),
-        docker=_engine_address(),
-    )
+    """The surroundings of this command."""
+    home = ctx.obj or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "deployer"
+    return Place(Home(Path(home).absolute()), _engine_address(), index_url, ca_cert, wheelhouse)
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:

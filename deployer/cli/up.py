@@ -107,11 +107,7 @@ def _choose(
     facts = host.probe(here.questions(profiles, ports=ports))
 
     def seen_by(p: Profile) -> host.Host:
-        """What this very deployment holds, from a killed `up` too, is free for it."""
-        fact = facts.ports[str(p.serving.port)]
-        if isinstance(fact, host.Unknown) or fact.free or p.serving.port not in here.ports_of(name or p.name):
-            return facts
-        return dataclasses.replace(facts, ports={})
+        return here.seen_by(facts, p, name or p.name)
 
     if profile_name:
         return profiles[0], (), seen_by(profiles[0])

@@ -23,6 +23,8 @@ def _arguments(job: Job) -> tuple[str, ...]:
         *("--cache-ram", str(_PROMPT_CACHE_MIB)),
         "--no-ui",
         "--offline",
+        *("--fit", "off"),  # memory is decided before the start; its own search loads every header twice
+        "--no-warmup",  # the acceptance is the first request
     ]
     if job.key_file:
         found += ["--api-key-file", job.key_file]

@@ -89,8 +89,8 @@ def from_json(kind: Any, raw: Any) -> Any:
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
-        if isinstance(raw, dict) and set(raw) == {"unknown"}:
-            return Unknown(str(raw["unknown"]))
+        if isinstance(raw, dict) and set(raw) == {"unknown"} and isinstance(raw["unknown"], str):
+            return Unknown(raw["unknown"])
         if raw is None and type(None) in inner:
             return None
         rest = [part for part in inner if part not in (Unknown, type(None))]

@@ -32,8 +32,8 @@ def memory(ask: Questions) -> Memory:
     return Memory(total, available)
 
 
-def bandwidth(size: int = 32 << 20) -> float:
-    """Bytes per second that one core moves when it copies `size` bytes; best of three, about 30 ms.
+def bandwidth(size: int = 16 << 20) -> float:
+    """Bytes per second that one core moves when it copies `size` bytes; best of three, about 15 ms.
 
     A copy reads and writes, so twice `size` is counted. This is a floor of what an engine with several
     threads can read, which is what a lower bound on its speed needs.

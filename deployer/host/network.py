@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -68,6 +66,9 @@ def port_owner(number: int, proc: Path = Path("/proc")) -> str | None:
 
 def answer(url: str, ask: Questions) -> Answer:
     """Asks `url` for its head, through the proxy if one is set. Raises OSError when nothing answers."""
+    import http.client
+    import ssl
+
     parsed = urlparse(url)
     proxy = ask.proxies.get(parsed.scheme)
     target = urlparse(proxy if proxy else url)

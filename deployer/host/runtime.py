@@ -1,12 +1,11 @@
 """The container runtime, asked over its socket.
 
 The Engine API is two plain HTTP requests here. The `docker` package asks the same and costs 0.15 s to
-import, more than all of `deployer check` takes; it is used where containers are started.
+import, as much as all of `deployer check` may take; it is used where containers are started.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 from dataclasses import dataclass
@@ -79,31 +78,23 @@ def _cdi_gpus(folders: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, address: str) -> None:
-        parsed = urlparse(address)
-        super().__init__(parsed.hostname or "localhost", parsed.port, timeout=LIMIT_S * 0.9)
-        self._path = parsed.path if parsed.scheme == "unix" else None
-
-    def connect(self) -> None:
-        if self._path is None:
-            super().connect()
-            return
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def _get(address: str, path: str) -> dict[str, Any]:
-    connection = _Connection(address)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise OSError(f"{address} answers HTTP {answer.status} to {path}")
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
-    except http.client.HTTPException as error:
-        raise OSError(f"{address} does not speak HTTP: {error}") from error
-    finally:
-        connection.close()
+    """One request in HTTP/1.0, which ends with the connection: `http.client` costs 25 ms to import."""
+    parsed = urlparse(address)
+    family = socket.AF_UNIX if parsed.scheme == "unix" else socket.AF_INET
+    target = parsed.path if parsed.scheme == "unix" else (parsed.hostname or "localhost", parsed.port or 2375)
+    answer = b""
+    with socket.socket(family) as connection:
+        connection.settimeout(LIMIT_S * 0.9)
+        connection.connect(target)
+        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n".encode())
+        while part := connection.recv(1 << 16):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n")[0].split(b" ")
+    if len(status) < 2 or not status[0].startswith(b"HTTP/"):
+        raise OSError(f"{address} does not speak HTTP")
+    if status[1] != b"200":
+        raise OSError(f"{address} answers HTTP {status[1].decode()} to {path}")
+    found: dict[str, Any] = json.loads(body)
+    return found

@@ -91,7 +91,10 @@ def _choose(choice: ModelChoice, listing: Listing, patterns: tuple[str, ...]) ->
                     hint="the source was changed, or the pin is wrong; nothing was fetched",
                 )
             chosen[file.path] = RemoteFile(
-                file.path, file.size or wish.size, wish.sha256 or file.sha256, file.git_sha1
+                file.path,
+                wish.size if file.size is None else file.size,
+                wish.sha256 or file.sha256,
+                file.git_sha1,
             )
     if not any(path.endswith((".gguf", ".safetensors")) for path in chosen):
         raise ModelError(

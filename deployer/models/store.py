@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from deployer import resources
 from deployer.errors import HashMismatch
 from deployer.home import Home, read_json, write_json
-from deployer.models.headers import format_of
+from deployer.models.headers import Header, format_of, read_header
 from deployer.profile import ModelChoice
 
 MANIFEST = "manifest.json"
@@ -40,14 +40,13 @@ class Model:
     revision: str | None
     format: str
     files: tuple[StoredFile, ...]
+    header: Header
     converted_from: str | None = None
 
     @property
     def weights(self) -> Path:
         """What an engine is pointed at: the one GGUF file, or the folder."""
-        if self.format == "gguf":
-            return self.folder / next(f.path for f in self.files if f.path.endswith(".gguf"))
-        return self.folder
+        return weights_in(self.folder, self.format, [f.path for f in self.files])
 
     @property
     def size(self) -> int:
@@ -129,10 +128,13 @@ class Store:
                 os.fsync(file.fileno())
             name = str(path.relative_to(staging))
             files.append(StoredFile(name, path.stat().st_size, known.get(name) or hash_file(path)))
+        names = [f.path for f in files]
+        format_ = format_of(names)
         manifest = {
             "source": source,
             "revision": revision,
-            "format": format_of([f.path for f in files]),
+            "format": format_,
+            "header": asdict(read_header(weights_in(staging, format_, names))),
             "converted_from": converted_from,
             "added": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "files": [asdict(f) for f in files],
@@ -147,6 +149,11 @@ class Store:
         return model
 
 
+def weights_in(folder: Path, format_: str, names: Sequence[str]) -> Path:
+    """What an engine is pointed at in a model's folder."""
+    return folder / next(n for n in names if n.endswith(".gguf")) if format_ == "gguf" else folder
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
@@ -156,7 +163,7 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _model(folder: Path, raw: dict[str, Any]) -> Model:
+def _model(folder: Path, raw: Any) -> Model:
     return Model(
         id=folder.name,
         folder=folder,
@@ -164,6 +171,7 @@ def _model(folder: Path, raw: dict[str, Any]) -> Model:
         revision=raw["revision"],
         format=raw["format"],
         files=tuple(StoredFile(**entry) for entry in raw["files"]),
+        header=Header(**raw["header"]),
         converted_from=raw["converted_from"],
     )
 

@@ -91,7 +91,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Ready():
                     _wait(step, choice.engine, world)
                 case Accept():
-                    measured = acceptance.accept(step, _floor(step, choice, world))
+                    measured = acceptance.accept(step, _floor(choice, world))
         assert measured is not None
         undo.pop_all()
     started = next(step.launch for step in steps if isinstance(step, Start))
@@ -158,7 +158,7 @@ def _convert(step: Convert, choice: Choice, world: World) -> None:
 def _fit(step: Fit, choice: Choice, world: World) -> None:
     model = models.Store(world.home).get(choice.converted or choice.model)
     assert model is not None
-    header = models.read_header(step.weights)
+    header = model.header
     if step.context > header.context:
         raise Refused(
             f"the model was trained for {header.context} tokens, the profile asks for {step.context}",
@@ -249,9 +249,8 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
-    begin = moved = time.monotonic()
+    begin = moved = looked = time.monotonic()
     pulse = None
-    pause = 0.02
     with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False) as client:
         while True:
             try:
@@ -260,8 +259,8 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
             except httpx.HTTPError:
                 pass  # it does not listen yet
             now = time.monotonic()
-            if now - begin > 0.5:
-                pause = 0.25
+            if now - looked > 0.5:
+                looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
                     raise _died(step.unit, engine, world, unit.exit if unit else None)
@@ -276,7 +275,7 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
                         hint=f"deployer logs {step.unit}",
                         evidence=log[-_EVIDENCE:],
                     )
-            time.sleep(pause)
+            time.sleep(0.02 if now - begin < 5 else 0.2)
 
 
 def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
@@ -292,7 +291,7 @@ def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDie
     )
 
 
-def _floor(step: Accept, choice: Choice, world: World) -> float | None:
+def _floor(choice: Choice, world: World) -> float | None:
     """The least rate that the memory at hand should give for these weights; None when unknown."""
     model = models.Store(world.home).get(choice.converted or choice.model)
     assert model is not None

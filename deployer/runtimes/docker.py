@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,20 @@ class DockerRuntime:
 
         self._share_key(launch.unit)
         client = self._engine()
+        behind = len(launch.parts) > 1
         try:
-            for part in launch.parts:
-                public = part is launch.parts[-1]
-                container = client.api.create_container(**self._create(launch, part, public))
-                if public and len(launch.parts) > 1:
-                    client.networks.get(self._network(launch.unit, inner=True)).connect(container["Id"])
+            # containers name their network when they are made and need it when they start
+            with ThreadPoolExecutor() as aside:
+                networks = [
+                    aside.submit(self._ensure_network, launch.unit, inner)
+                    for inner in ((True, False) if behind else (False,))
+                ]
+                made = [client.api.create_container(**self._create(launch, part)) for part in launch.parts]
+                for network in networks:
+                    network.result()
+            if behind:
+                client.networks.get(self._network(launch.unit, inner=True)).connect(made[-1]["Id"])
+            for container in made:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
             raise LaunchError(
@@ -132,10 +141,7 @@ class DockerRuntime:
                 yield prefix + rest.decode(errors="replace")
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
-        return tuple(
-            _as_command(self._create(launch, part, part is launch.parts[-1], preview=True), part)
-            for part in launch.parts
-        )
+        return tuple(_as_command(self._create(launch, part), part) for part in launch.parts)
 
     def has_image(self, reference: str) -> bool:
         import docker.errors
@@ -231,15 +237,12 @@ class DockerRuntime:
             ended,
         )
 
-    def _create(self, launch: Launch, part: Part, public: bool, *, preview: bool = False) -> dict[str, Any]:
-        """The arguments of `create_container`; with `preview`, nothing on the engine is touched."""
+    def _create(self, launch: Launch, part: Part) -> dict[str, Any]:
+        """The arguments of `create_container`."""
         from docker.types import DeviceRequest, HostConfig, LogConfig
 
-        alone = len(launch.parts) == 1
-        inner = not public
-        network = (
-            self._network(launch.unit, inner=inner) if preview else self._ensure_network(launch.unit, inner)
-        )
+        public = part is launch.parts[-1]
+        network = self._network(launch.unit, inner=not public)
         devices = []
         if part.gpus and part.gpu_injection == "cdi":
             names = [f"nvidia.com/gpu={gpu}" for gpu in part.gpus]
@@ -269,9 +272,7 @@ class DockerRuntime:
             "environment": {**part.environment, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             "ports": [PORT] if public else None,
             "host_config": host,
-            "networking_config": None
-            if alone or public
-            else {"EndpointsConfig": {network: {"Aliases": [part.role]}}},
+            "networking_config": None if public else {"EndpointsConfig": {network: {"Aliases": [part.role]}}},
             "labels": {
                 f"{_LABEL}.home": self._tag,
                 f"{_LABEL}.unit": launch.unit,
@@ -287,7 +288,7 @@ class DockerRuntime:
     def _network(self, unit: str, *, inner: bool) -> str:
         return f"deployer-{unit}-{self._tag}" + ("-inner" if inner else "")
 
-    def _ensure_network(self, unit: str, inner: bool) -> str:
+    def _ensure_network(self, unit: str, inner: bool) -> None:
         import docker.errors
 
         name = self._network(unit, inner=inner)
@@ -299,7 +300,6 @@ class DockerRuntime:
                 client.networks.create(name, driver="bridge", internal=inner, options=options, labels=label)
             except docker.errors.APIError:  # Podman does not know the option; its network then leads out
                 client.networks.create(name, driver="bridge", internal=inner, labels=label)
-        return name
 
     def _user(self) -> str:
         """The user inside: this one, or for root the images' own; root where the engine itself is rootless."""

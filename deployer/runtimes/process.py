@@ -73,7 +73,7 @@ class ProcessRuntime:
         with (folder / "log").open("ab") as log:
             log.truncate(0)
             subprocess.Popen(
-                [sys.executable, "-m", supervisor.__name__, str(folder / "process.json")],
+                [sys.executable, "-I", supervisor.__file__, str(folder / "process.json")],
                 env=environment,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

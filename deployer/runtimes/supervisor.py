@@ -1,8 +1,8 @@
 """The parent of a unit's programs: starts them, starts them again when they die late, ends them all.
 
-Run as `python -m deployer.runtimes.supervisor SPEC`. A program that ends within SETTLED_S of its start is
-not started again, so that a broken deployment is seen as broken; one that ran longer comes back after a
-pause that doubles up to a minute. When this process is killed, the kernel ends its programs.
+Run as `python -I supervisor.py SPEC`: it needs nothing but Python. A program that ends within SETTLED_S of
+its start is not started again, so that a broken deployment is seen as broken; one that ran longer comes
+back after a pause that doubles up to a minute. When this process is killed, the kernel ends its programs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from deployer.models import Header
 from deployer.quantity import format_size
+
+if TYPE_CHECKING:
+    from deployer.models import Header
 
 KV_VALUE = 2  # bytes of one cached number: 16 bit in both engines unless told otherwise
 

@@ -71,8 +71,17 @@ NVML_SILENT = dict.fromkeys(("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.comp
             {"gpu.vram": "fail", "gpu.free_vram": "fail", "gpu.compute_capability": "fail"},
             id="80 GB on an RTX 4060",
         ),
-        pytest.param(hosts.H100, TWO, {"gpu.count": "fail", "gpu.vram": "fail", "gpu.free_vram": "fail",
-                                       "gpu.compute_capability": "fail"}, id="two GPUs where one is"),
+        pytest.param(
+            hosts.H100,
+            TWO,
+            {
+                "gpu.count": "fail",
+                "gpu.vram": "fail",
+                "gpu.free_vram": "fail",
+                "gpu.compute_capability": "fail",
+            },
+            id="two GPUs where one is",
+        ),
         pytest.param(hosts.NO_GPU, GPU, NO_GPU_FOUND, id="8 GB without a GPU"),
         pytest.param(hosts.NO_DRIVER, GPU, NO_GPU_FOUND, id="a GPU without its driver"),
         pytest.param(
@@ -108,10 +117,16 @@ NVML_SILENT = dict.fromkeys(("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.comp
         ),
         pytest.param(hosts.UNCONFIGURED, GPU, {"runtime.gpu": "fail"}, id="no way to the GPU"),
         pytest.param(
-            replace(hosts.RTX, runtime=replace(hosts.DOCKER, nvidia_runtime=True)), GPU, {}, id="nvidia runtime"
+            replace(hosts.RTX, runtime=replace(hosts.DOCKER, nvidia_runtime=True)),
+            GPU,
+            {},
+            id="nvidia runtime",
         ),
         pytest.param(
-            replace(hosts.RTX, cuda=hosts.NO_LIBRARY), GPU, {}, id="CUDA from the version of the kernel module"
+            replace(hosts.RTX, cuda=hosts.NO_LIBRARY),
+            GPU,
+            {},
+            id="CUDA from the version of the kernel module",
         ),
         pytest.param(
             replace(hosts.RTX, cuda=hosts.NO_LIBRARY, driver=Unknown("x")),
@@ -120,7 +135,7 @@ NVML_SILENT = dict.fromkeys(("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.comp
             id="driver unknown",
         ),
     ],
-)  # fmt: skip
+)
 def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str, str]) -> None:
     assert outcomes(host, wanted) == problems
 
@@ -128,12 +143,20 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
 @pytest.mark.parametrize(
     ("changes", "wanted", "problems"),
     [
-        pytest.param({"memory": Memory(900_000_000, 900_000_000)}, CPU, {}, id="memory kept back by firmware"),
         pytest.param(
-            {"memory": Memory(899_000_000, 899_000_000)}, CPU, {"memory.total": "fail"}, id="too little memory"
+            {"memory": Memory(900_000_000, 900_000_000)}, CPU, {}, id="memory kept back by firmware"
         ),
         pytest.param(
-            {"memory": Memory(2 * hosts.GB, hosts.GB // 10)}, CPU, {"memory.available": "warn"}, id="memory in use"
+            {"memory": Memory(899_000_000, 899_000_000)},
+            CPU,
+            {"memory.total": "fail"},
+            id="too little memory",
+        ),
+        pytest.param(
+            {"memory": Memory(2 * hosts.GB, hosts.GB // 10)},
+            CPU,
+            {"memory.available": "warn"},
+            id="memory in use",
         ),
         pytest.param(
             {"memory": Memory(hosts.GB // 10, hosts.GB // 10)},
@@ -142,42 +165,66 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
             id="a tenth of the memory",
         ),
         pytest.param({"images_disk": disk(free=10**9)}, CPU, {}, id="just room for images"),
-        pytest.param({"images_disk": disk(free=10**9 - 1)}, CPU, {"disk.images": "fail"}, id="no room for images"),
+        pytest.param(
+            {"images_disk": disk(free=10**9 - 1)}, CPU, {"disk.images": "fail"}, id="no room for images"
+        ),
         pytest.param({"engines_disk": disk(free=0)}, CPU, {}, id="no room for engines that are not built"),
         pytest.param(
-            {"engines_disk": disk(free=0), "runtime": None}, CPU,
-            {"runtime.engine": "warn", "disk.images": "fail"}, id="no room for engines",
+            {"engines_disk": disk(free=0), "runtime": None},
+            CPU,
+            {"runtime.engine": "warn", "disk.images": "fail"},
+            id="no room for engines",
         ),
         pytest.param({"models_disk": disk(free=0)}, CPU, {"disk.models": "fail"}, id="no room for models"),
         pytest.param({"models_disk": disk(writable=False)}, CPU, {"disk.models": "fail"}, id="read-only"),
         pytest.param({"models_disk": disk(size=89 * 10**9)}, GPU, {"disk.size": "fail"}, id="small disk"),
         pytest.param({"models_disk": disk(size=90 * 10**9)}, GPU, {}, id="a disk of nominal size"),
         pytest.param({"models_disk": disk(rotating=True)}, GPU, {"disk.kind": "fail"}, id="rotating"),
-        pytest.param({"models_disk": disk(rotating=None)}, GPU, {"disk.kind": "unknown"}, id="rotating or not"),
+        pytest.param(
+            {"models_disk": disk(rotating=None)}, GPU, {"disk.kind": "unknown"}, id="rotating or not"
+        ),
         pytest.param({"models_disk": disk(rotating=True)}, CPU, {}, id="rotating, and nobody minds"),
-        pytest.param({"ports": {"8000": Port(8000, False, "nginx (pid 7)")}}, CPU, {"network.port": "fail"}, id="port"),
+        pytest.param(
+            {"ports": {"8000": Port(8000, False, "nginx (pid 7)")}}, CPU, {"network.port": "fail"}, id="port"
+        ),
         pytest.param({"ports": {"8000": Unknown("x")}}, CPU, {"network.port": "unknown"}, id="port unknown"),
         pytest.param({"ports": {}}, CPU, {}, id="port not asked"),
-        pytest.param({"sources": {"https://hub.example": Answer("https://hub.example", 401)}}, GPU, {}, id="hub"),
         pytest.param(
-            {"sources": {"https://hub.example": Answer("https://hub.example", 503)}}, GPU,
-            {"model.source": "fail"}, id="hub is ill",
+            {"sources": {"https://hub.example": Answer("https://hub.example", 401)}}, GPU, {}, id="hub"
         ),
         pytest.param(
-            {"sources": {"https://hub.example": Unknown("no route")}}, GPU, {"model.source": "fail"}, id="no hub"
+            {"sources": {"https://hub.example": Answer("https://hub.example", 503)}},
+            GPU,
+            {"model.source": "fail"},
+            id="hub is ill",
+        ),
+        pytest.param(
+            {"sources": {"https://hub.example": Unknown("no route")}},
+            GPU,
+            {"model.source": "fail"},
+            id="no hub",
         ),
         pytest.param({"sources": {"https://hub.example": Unknown("no route")}}, CPU, {}, id="no hub needed"),
-        pytest.param({"system": replace(hosts.SYSTEM, os="darwin")}, CPU, {"system.os": "fail"}, id="not Linux"),
         pytest.param(
-            {"system": replace(hosts.SYSTEM, architecture="riscv64")}, CPU, {"system.architecture": "fail"}, id="RISC-V"
+            {"system": replace(hosts.SYSTEM, os="darwin")}, CPU, {"system.os": "fail"}, id="not Linux"
         ),
-        pytest.param({"system": replace(hosts.SYSTEM, python="3.9.18")}, CPU, {"system.python": "fail"}, id="python"),
         pytest.param(
-            {"system": Unknown("x")}, CPU,
-            dict.fromkeys(("system.os", "system.architecture", "system.python"), "unknown"), id="system unknown",
+            {"system": replace(hosts.SYSTEM, architecture="riscv64")},
+            CPU,
+            {"system.architecture": "fail"},
+            id="RISC-V",
+        ),
+        pytest.param(
+            {"system": replace(hosts.SYSTEM, python="3.9.18")}, CPU, {"system.python": "fail"}, id="python"
+        ),
+        pytest.param(
+            {"system": Unknown("x")},
+            CPU,
+            dict.fromkeys(("system.os", "system.architecture", "system.python"), "unknown"),
+            id="system unknown",
         ),
     ],
-)  # fmt: skip
+)
 def test_one_thing_differs(changes: dict[str, Any], wanted: Profile, problems: dict[str, str]) -> None:
     assert outcomes(replace(hosts.RTX, **changes), wanted) == problems
 
@@ -207,7 +254,9 @@ def commands(hint: str | None, tool: str) -> bool:
 @pytest.mark.parametrize("host", EVERY)
 def test_hints_name_no_command_that_is_not_there(host: Host) -> None:
     lean = hosts.bare(host)
-    poor = replace(lean, images_disk=disk(free=0), models_disk=disk(free=0, rotating=True), memory=Memory(1, 1))
+    poor = replace(
+        lean, images_disk=disk(free=0), models_disk=disk(free=0, rotating=True), memory=Memory(1, 1)
+    )
     for judged, wanted in itertools.product((host, lean, poor), PROFILES.values()):
         assert not isinstance(judged.system, Unknown)
         for finding in audit(judged, wanted).findings:

@@ -20,7 +20,18 @@ JOB = Job(
 )
 LLAMACPP = (
     *("/opt/engine", "--model", "/models/m", "--alias", "m", "--host", "127.0.0.1", "--port", "8080"),
-    *("--ctx-size", "8192", "--parallel", "2", "--threads", "8", "--cache-ram", "256", "--no-ui", "--offline"),
+    *(
+        "--ctx-size",
+        "8192",
+        "--parallel",
+        "2",
+        "--threads",
+        "8",
+        "--cache-ram",
+        "256",
+        "--no-ui",
+        "--offline",
+    ),
 )
 TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--port", "8080")
 
@@ -30,7 +41,10 @@ TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--p
     [
         pytest.param("llamacpp", JOB, LLAMACPP, id="llamacpp"),
         pytest.param(
-            "llamacpp", replace(JOB, key_file="/k"), (*LLAMACPP, "--api-key-file", "/k"), id="llamacpp with a key"
+            "llamacpp",
+            replace(JOB, key_file="/k"),
+            (*LLAMACPP, "--api-key-file", "/k"),
+            id="llamacpp with a key",
         ),
         pytest.param(
             "llamacpp", replace(JOB, gpus=1), (*LLAMACPP, "--n-gpu-layers", "999"), id="llamacpp on a GPU"
@@ -73,10 +87,14 @@ def test_what_an_engine_converts_to_is_what_it_loads(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "log", "line"),
     [
-        pytest.param("llamacpp", ["loading", "  E failed to load  ", "error: x"], "E failed to load", id="llamacpp"),
         pytest.param(
-            "llamacpp", ["llama_model_load: unknown model architecture"],
-            "llama_model_load: unknown model architecture", id="llamacpp architecture",
+            "llamacpp", ["loading", "  E failed to load  ", "error: x"], "E failed to load", id="llamacpp"
+        ),
+        pytest.param(
+            "llamacpp",
+            ["llama_model_load: unknown model architecture"],
+            "llama_model_load: unknown model architecture",
+            id="llamacpp architecture",
         ),
         pytest.param(
             "transformers",
@@ -88,6 +106,6 @@ def test_what_an_engine_converts_to_is_what_it_loads(name: str) -> None:
         pytest.param("llamacpp", ["main: server is listening"], None, id="llamacpp is well"),
         pytest.param("transformers", [], None, id="silence"),
     ],
-)  # fmt: skip
+)
 def test_the_first_error_of_a_log(name: str, log: list[str], line: str | None) -> None:
     assert engine(name).first_error(log) == line

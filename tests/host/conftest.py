@@ -9,7 +9,7 @@ import pytest
 from deployer.host import Questions
 
 FILES = {
-    "proc/meminfo": "MemTotal:       16000000 kB\nMemFree: 1000000 kB\nMemAvailable:   12000000 kB\nHugePages_Total: 0\n",
+    "proc/meminfo": "MemTotal: 16000000 kB\nMemFree: 1000000 kB\nMemAvailable: 12000000 kB\nHugePages_Total: 0\n",
     "proc/cpuinfo": "".join(
         f"processor\t: {n}\nmodel name\t: Some CPU @ 3 GHz\nphysical id\t: 0\ncore id\t\t: {n // 2}\n"
         "flags\t\t: fpu avx2 amx_tile\n\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +78,11 @@ def test_a_machine_without_a_pci_bus_has_no_gpus_on_it(ask: Questions) -> None:
         pytest.param("memory.max", "14000000000\n", 14_000_000_000, 12_288_000_000, id="v2 above available"),
         pytest.param("memory/memory.limit_in_bytes", f"{GIB}\n", GIB, GIB, id="v1"),
         pytest.param(
-            "memory/memory.limit_in_bytes", "9223372036854771712\n", 16_384_000_000, 12_288_000_000, id="v1 none"
+            "memory/memory.limit_in_bytes",
+            "9223372036854771712\n",
+            16_384_000_000,
+            12_288_000_000,
+            id="v1 none",
         ),
     ],
 )
@@ -109,11 +115,15 @@ def test_a_disk_that_will_hold_a_folder_is_that_of_its_nearest_parent(ask: Quest
         pytest.param("/dev/b {here} xfs rw 0 0\n/dev/a / ext4 rw 0 0\n", "xfs", id="deepest first"),
         pytest.param("/dev/b {here} xfs rw 0 0\n/dev/c {here} btrfs rw 0 0\n", "btrfs", id="hidden"),
         pytest.param("/dev/a / ext4 rw 0 0\n/dev/b {here}x xfs rw 0 0\n", "ext4", id="a longer name"),
-        pytest.param("/dev/a / ext4 rw 0 0\n/dev/b {here}/my\\040models xfs rw 0 0\n", "xfs", id="with a space"),
+        pytest.param(
+            "/dev/a / ext4 rw 0 0\n/dev/b {here}/my\\040models xfs rw 0 0\n", "xfs", id="with a space"
+        ),
         pytest.param("", "unknown", id="nothing"),
     ],
 )
-def test_the_file_system_is_that_of_the_mount(mounts: str, filesystem: str, ask: Questions, machine: Path) -> None:
+def test_the_file_system_is_that_of_the_mount(
+    mounts: str, filesystem: str, ask: Questions, machine: Path
+) -> None:
     folder = machine / "my models"
     folder.mkdir()
     put(ask.proc / "self/mounts", mounts.replace("{here}", str(machine)))
@@ -168,7 +178,10 @@ def test_cpu_counts_cores_and_threads_apart(ask: Questions) -> None:
 
 
 def test_an_arm_cpu_has_features_and_no_core_ids(ask: Questions) -> None:
-    put(ask.proc / "cpuinfo", "".join(f"processor\t: {n}\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n\n" for n in range(3)))
+    put(
+        ask.proc / "cpuinfo",
+        "".join(f"processor\t: {n}\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n\n" for n in range(3)),
+    )
     found = cpu(ask)
     assert (found.model, found.cores, found.flags) == ("0xd0c", 3, ("fp", "asimd"))
 
@@ -186,9 +199,6 @@ def test_what_cannot_be_read_is_unknown_and_costs_nothing_else(ask: Questions) -
 
 
 def test_a_probe_that_takes_too_long_does_not_hold_up_the_others() -> None:
-    import threading
-    import time
-
     never = threading.Event()
     begin = time.monotonic()
     found = base.gather({"slow": lambda: never.wait(30), "fast": lambda: 7}, limit=0.1)

@@ -90,7 +90,10 @@ def test_a_file_that_cannot_be_read_is_a_wrong_question(content: bytes | None, t
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("unknown"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.just("unknown"), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

