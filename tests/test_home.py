@@ -71,6 +71,7 @@ def test_a_lock_that_another_process_holds_is_busy_and_names_it(home: Home) -> N
         end(holder)
 
 
+@pytest.mark.timeout(30)
 def test_waiting_is_told_who_holds_the_lock_and_then_gets_it(home: Home) -> None:
     holder = start(HOLD, home.root)
     said: list[str] = []

@@ -55,7 +55,9 @@ def gather(probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S) -> d
     def run(name: str, probe: Callable[[], Any]) -> None:
         try:
             found[name] = probe()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
+            found[name] = Unknown(str(error) or type(error).__name__)
+        except (LookupError, TypeError, AttributeError) as error:
             found[name] = Unknown(f"{type(error).__name__}: {error}")
 
     deadline = time.monotonic() + limit

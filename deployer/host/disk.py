@@ -11,7 +11,7 @@ from deployer.host.base import Questions
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes. `rotating` is None where the kernel does not say (network and virtual file systems)."""
+    """Bytes. `rotating` is None where the kernel does not know (network, memory, virtual disks)."""
 
     path: str
     filesystem: str
@@ -51,6 +51,8 @@ def _filesystem(path: Path, ask: Questions) -> str:
 
 def _rotating(major: int, minor: int, ask: Questions) -> bool | None:
     block = ask.sys / f"dev/block/{major}:{minor}"
+    if "virtio" in str(block.resolve()):
+        return None  # a virtual disk says 1 whatever is under it
     for candidate in (block / "queue/rotational", block / "../queue/rotational"):
         try:
             return candidate.read_text().strip() == "1"

@@ -85,6 +85,8 @@ def answer(url: str, ask: Questions) -> Answer:
     try:
         connection.request("HEAD", parsed.path or "/")
         return Answer(url, connection.getresponse().status)
+    except socket.gaierror as error:
+        raise OSError(f"the name {target.hostname} cannot be resolved") from error
     except http.client.HTTPException as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     finally:

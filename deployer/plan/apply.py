@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from deployer.plan.resolve import Choice
 from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
 from deployer.progress import Progress
 from deployer.quantity import format_duration, format_size
-from deployer.runtimes import Runtime, provision
+from deployer.runtimes import Runtime, Unit, provision
 from deployer.runtimes.base import port_free
 
 STALL_S = 120.0  # an engine that makes no progress for this long is stuck
@@ -67,6 +67,9 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     begin = time.monotonic()
     with contextlib.ExitStack() as undo:
         for step in steps:
+            if _done(step, world):
+                world.progress.say(f"✓ {step.title}: done already")
+                continue
             world.progress.say(f"→ {step.title}")
             match step:
                 case Build():
@@ -85,7 +88,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Fit():
                     _fit(step, choice, world)
                 case Replace():
-                    _replace(step, steps, world, undo)
+                    _replace(step, world, undo)
                 case Start():
                     _start(step, choice, world, undo)
                 case Ready():
@@ -115,9 +118,24 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     return record
 
 
+def _done(step: Step, world: World) -> bool:
+    """Whether there is nothing to do; starting, waiting and accepting are never skipped."""
+    match step:
+        case Build():
+            return world.runtime.has_image(step.reference)
+        case Provision():
+            return provision.ready(step.program)
+        case Pull():
+            return models.Store(world.home).get(step.model) is not None
+        case Convert():
+            return models.Store(world.home).get(step.converted) is not None
+        case Replace():
+            return not any(_others(step, world))
+        case _:
+            return False
+
+
 def _build(step: Build, world: World) -> None:
-    if world.runtime.has_image(step.reference):
-        return
     recipe = images.load(step.image)
     settings = BuildSettings(**{**vars(world.build), "base": step.base})
     images.build(
@@ -132,8 +150,6 @@ def _build(step: Build, world: World) -> None:
 
 def _convert(step: Convert, choice: Choice, world: World) -> None:
     store = models.Store(world.home)
-    if store.get(step.converted):
-        return
     origin = store.get(step.model)
     assert origin is not None
     with world.home.lock(f"model-{step.converted}", waiting=world.progress.say):
@@ -191,19 +207,25 @@ def _memory_for(choice: Choice, facts: host.Host) -> int | None:
     return sum(free) if free and len(free) == len(taken) else None
 
 
-def _replace(step: Replace, steps: Sequence[Step], world: World, undo: contextlib.ExitStack) -> None:
-    """Stops what runs under this name on either runtime, unless it is what is wanted and runs."""
-    wanted = next(s.launch for s in steps if isinstance(s, Start))
+def _others(step: Replace, world: World) -> Iterator[tuple[Runtime, Unit]]:
+    """What is there under this name on either runtime, but for what is wanted and runs.
+
+    That one is there when an earlier `up` was killed after it had started it.
+    """
     record = load_record(world.home, step.unit)
     for name in {world.runtime.name, record.runtime if record else world.runtime.name}:
         runtime = world.runtime if name == world.runtime.name else world.other(name)
         unit = runtime.find(step.unit)
-        if unit is None:
-            continue
-        if name == world.runtime.name and unit.state == "running" and unit.fingerprint == wanted.fingerprint:
-            continue  # an earlier `up` was killed after it had started it
+        here = name == world.runtime.name and unit is not None and unit.state == "running"
+        if unit is not None and not (here and unit.fingerprint == step.wanted):
+            yield runtime, unit
+
+
+def _replace(step: Replace, world: World, undo: contextlib.ExitStack) -> None:
+    record = load_record(world.home, step.unit)
+    for runtime, unit in _others(step, world):
         runtime.stop(step.unit)
-        if record and record.runtime == name and record.launch.fingerprint == unit.fingerprint:
+        if record and record.runtime == runtime.name and record.launch.fingerprint == unit.fingerprint:
             undo.callback(_bring_back, record, runtime, world)
 
 
@@ -300,8 +322,8 @@ def _floor(choice: Choice, world: World) -> float | None:
             return None
         names = [g.name for g in world.facts.gpus if isinstance(g.name, str)]
         card = compat.card(names[0]) if names else None
-        return sizing.rate_floor(model.size, card.bandwidth) if card else None
-    return sizing.rate_floor(model.size, host.bandwidth())
+        return sizing.rate_floor(model.size, card.bandwidth, gpu=True) if card else None
+    return sizing.rate_floor(model.size, host.bandwidth(), gpu=False)
 
 
 def healthy(url: str) -> bool:

@@ -46,15 +46,16 @@ def rank(host_for: Callable[[Profile], Host], profiles: Sequence[Profile]) -> tu
 
     Raises Refused when none fits.
     """
-    reasons = []
+    against: dict[str, list[str]] = {}
     for profile in sorted(profiles, key=lambda p: -p.rank):
         report = checks.audit(host_for(profile), profile)
         if report.sure:
-            reasons.append(f"profile {profile.name}: {profile.description}")
-            return profile, tuple(reasons)
-        reasons.append(f"not {profile.name}: {_first_problem(report)}")
+            return profile, (*_told(against), f"profile {profile.name}: {profile.description}")
+        against.setdefault(_main_problem(report), []).append(profile.name)
     raise Refused(
-        "no profile fits this host", hint="deployer check PROFILE says what is missing", evidence=reasons
+        "no profile fits this host",
+        hint="deployer check PROFILE says what is missing",
+        evidence=_told(against),
     )
 
 
@@ -177,6 +178,12 @@ def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bo
     return tuple(names), "cdi" if cdi else "nvidia", half
 
 
-def _first_problem(report: Report) -> str:
-    finding = next((f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown), None)
-    return f"{finding.id}: {finding.found}" if finding else "fits"
+def _told(against: dict[str, list[str]]) -> tuple[str, ...]:
+    return tuple(f"not {', '.join(names)}: {problem}" for problem, names in against.items())
+
+
+def _main_problem(report: Report) -> str:
+    """What speaks against a profile; a missing GPU or driver says more than what else is missing."""
+    problems = [f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown]
+    problems.sort(key=lambda f: not f.id.startswith(("gpu.", "driver.")))
+    return problems[0].found

@@ -102,9 +102,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Replace:
-    """The unit of this name that runs something else is stopped."""
+    """What runs under this name with another fingerprint than `wanted` is stopped."""
 
     unit: str
+    wanted: str
 
     @property
     def title(self) -> str:
@@ -191,7 +192,7 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
     return (
         *found,
         Fit(choice.weights, serving.context, serving.concurrency, choice.engine.name),
-        Replace(choice.name),
+        Replace(choice.name, what.fingerprint),
         Start(what, runtime.commands(what)),
         Ready(choice.name, url),
         Accept(

@@ -104,13 +104,16 @@ def _section(node: Node | None, section: Section, where: str, path: Path, proble
         problems.append(f"{path}:{line}: {where or 'the file'}: not a mapping ({', '.join(section.keys)})")
         return None
     found: dict[str, Any] = {}
+    meant: set[str] = set()  # by a misspelt key: they are not missing as well
     for key_node, value_node in node.value:
         name = str(key_node.value)
         key_line = key_node.start_mark.line + 1
         full = f"{where}.{name}" if where else name
         wanted = section.keys.get(name)
         if wanted is None:
-            problems.append(f"{path}:{key_line}: {full}: unknown key ({_nearest(name, section)})")
+            near, said = _nearest(name, section)
+            meant |= near
+            problems.append(f"{path}:{key_line}: {full}: unknown key ({said})")
         elif name in found:
             problems.append(f"{path}:{key_line}: {full}: given twice (once)")
         elif isinstance(wanted, Section):
@@ -122,7 +125,7 @@ def _section(node: Node | None, section: Section, where: str, path: Path, proble
                 continue
             found[name] = _value(value_node.value, wanted, f"{path}:{key_line}: {full}", problems)
     for name, wanted in section.keys.items():
-        if wanted.required and name not in found:
+        if wanted.required and name not in found and name not in meant:
             full = f"{where}.{name}" if where else name
             problems.append(f"{path}:{line}: {full}: missing ({wanted.doc})")
     return found
@@ -136,11 +139,11 @@ def _value(text: str, key: Key, where: str, problems: list[str]) -> Any:
         return None
 
 
-def _nearest(name: str, section: Section) -> str:
+def _nearest(name: str, section: Section) -> tuple[set[str], str]:
     import difflib
 
     near = difflib.get_close_matches(name, section.keys, 1)
-    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(section.keys)}"
+    return set(near), f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(section.keys)}"
 
 
 def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[str]) -> None:

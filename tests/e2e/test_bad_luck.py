@@ -30,7 +30,7 @@ def interrupt_at(box: Box, step: str, runtime: str, number: int) -> tuple[int, s
     assert child.stderr is not None
     for line in child.stderr:
         said.append(line)
-        if line.startswith(f"→ {step}"):
+        if line.startswith((f"→ {step}", f"✓ {step}")):
             child.send_signal(number)
             break
     said += child.stderr.readlines()
@@ -158,7 +158,8 @@ def own_daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
     address = f"unix://{run}/docker.sock"
     log = (tmp_path / "dockerd.log").open("w")
     # in a network namespace of its own: with --bridge=none it would remove the system's docker0
-    command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
+    command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false",
+               "--storage-driver=vfs",
                "--data-root", f"{run}/data", "--exec-root", f"{run}/exec", "-p", f"{run}/pid",
                "-H", address]  # fmt: skip
     daemon = subprocess.Popen(command, stdout=log, stderr=log)

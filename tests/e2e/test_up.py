@@ -102,7 +102,7 @@ def test_without_a_profile_up_chooses_and_says_why(box: Box, runtime: str) -> No
     done = box.run("up", "--runtime", runtime, "--port", str(box.port), timeout=600)
     assert "url " in done.stdout and "tokens/s" in done.stdout and "curl " in done.stdout
     assert "profile cpu-" in done.stderr
-    assert "not h100-80gb: " in done.stderr, "the reason against what ranks higher"
+    assert "not h100-80gb, " in done.stderr, "the reason against what ranks higher"
 
 
 def test_the_dry_run_changes_nothing_and_shows_what_would_run(box: Box, runtime: str) -> None:

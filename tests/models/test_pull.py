@@ -22,13 +22,15 @@ from deployer.home import Home
 from deployer.models import Model, Store, model_id, pull, source_url
 from deployer.profile import ModelChoice, ModelFile
 from deployer.progress import Silent
+from tests.models.headers import CONFIG, gguf, llama
 from tests.servers import FileServer, Hub, Manner, PackageIndex, git_sha1, unused_port, wait_until, wheel
 
 GGUF = ("*.gguf",)
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")
-WEIGHTS = random.Random(3).randbytes(300_000)
+WEIGHTS = llama() + random.Random(3).randbytes(300_000)
+CONFIG_JSON = json.dumps(CONFIG).encode()
 FILES = {
-    "config.json": b'{"model_type": "llama"}',
+    "config.json": CONFIG_JSON,
     "model-1.safetensors": WEIGHTS,
     "model-2.safetensors": WEIGHTS[::-1],
     "pytorch_model.bin": b"pickle",
@@ -127,13 +129,28 @@ def test_a_folder_that_is_not_there(home: Home, tmp_path: Path) -> None:
 
 
 def test_pinned_files_of_a_folder_are_held_to_their_hash(home: Home, folder: Path) -> None:
-    name = "onnx/model.safetensors"
-    wrong = ModelChoice(f"file://{folder}", files=(ModelFile(name, sha256="0" * 64),))
+    name, config = "model-1.safetensors", ModelFile("config.json")
+    wrong = ModelChoice(f"file://{folder}", files=(config, ModelFile(name, sha256="0" * 64)))
     with pytest.raises(HashMismatch, match=name):
         get(home, wrong)
     assert Store(home).all() == ()
-    right = replace(wrong, files=(ModelFile(name, sha256=hashlib.sha256(FILES[name]).hexdigest()),))
-    assert content(get(home, right)) == {name: FILES[name]}
+    pin = ModelFile(name, sha256=hashlib.sha256(FILES[name]).hexdigest())
+    assert content(get(home, replace(wrong, files=(config, pin)))) == {
+        "config.json": CONFIG_JSON,
+        name: FILES[name],
+    }
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"<html>", gguf(), WEIGHTS[:100]], ids=["empty", "page", "no-keys", "cut"]
+)
+def test_weights_whose_header_cannot_be_read_are_not_stored(
+    home: Home, tmp_path: Path, damaged: bytes
+) -> None:
+    (tmp_path / "damaged.gguf").write_bytes(damaged)
+    with pytest.raises(ModelError, match="header of"):
+        get(home, ModelChoice(f"file://{tmp_path}/damaged.gguf"), patterns=GGUF)
+    assert Store(home).all() == ()
 
 
 def test_a_name_that_the_source_does_not_have(home: Home, folder: Path) -> None:
@@ -305,15 +322,16 @@ def test_a_revision_is_resolved_once(home: Home, hub: Hub, revision: str) -> Non
 
 
 def test_names_that_mean_something_in_an_address(home: Home) -> None:
-    files = {"a b#1?x=2%20.safetensors": WEIGHTS, "100%.json": b"{}"}
+    files = {"a b#1?x=2%20.safetensors": WEIGHTS, "100%.json": b"{}", "config.json": CONFIG_JSON}
     with Hub("someone/a-model", files) as hub:
         assert content(get(home, CHOICE, Web(hub=hub.url))) == files
 
 
 def test_names_cannot_lead_out_of_the_store(home: Home) -> None:
-    with Hub("someone/a-model", {"a/b.safetensors": WEIGHTS, "../evil.safetensors": b"x"}) as hub:
-        model = get(home, CHOICE, Web(hub=hub.url), patterns=("*/*.safetensors",))
-    assert set(content(model)) == {"a/b.safetensors"}
+    files = {"a/b.safetensors": WEIGHTS, "../evil.safetensors": b"x", "config.json": CONFIG_JSON}
+    with Hub("someone/a-model", files) as hub:
+        model = get(home, CHOICE, Web(hub=hub.url), patterns=("*/*.safetensors", "*.json"))
+    assert set(content(model)) == {"a/b.safetensors", "config.json"}
     assert not list(home.root.rglob("evil*"))
 
 
@@ -419,7 +437,7 @@ def test_files_of_two_commits_are_not_mixed(home: Home) -> None:
         for name in ("config.json", "model-1.safetensors"):
             (kept / name).write_bytes(FILES[name])
         (kept / "gone.json").write_bytes(b"{}")
-        newer = {**FILES, "config.json": b'{"model_type": "gpt2"}', "model-1.safetensors": WEIGHTS[1:] + b"x"}
+        newer = {**FILES, "config.json": CONFIG_JSON + b"\n", "model-1.safetensors": WEIGHTS[1:] + b"x"}
         hub.offer("beef" * 10, newer)
         model = get(home, CHOICE, Web(hub=hub.url))
         assert content(model) == {name: newer[name] for name in CHOSEN}
