@@ -19,8 +19,8 @@ from deployer.host import (
 
 GB = 10**9
 MIB = 2**20
-DENIED = "PermissionError: this user may not use /var/run/docker.sock"
-HUNG = "TimeoutError: unix:///var/run/docker.sock does not answer"
+DENIED = "this user may not use /var/run/docker.sock"
+HUNG = "unix:///var/run/docker.sock does not answer"
 NO_LIBRARY = Unknown("no NVIDIA library")
 
 SYSTEM = System(

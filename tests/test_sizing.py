@@ -36,4 +36,5 @@ def test_every_engine_has_its_size() -> None:
 
 def test_a_token_reads_all_weights_once() -> None:
     assert sizing.rate_bound(16_400_000_000, 1008e9) == pytest.approx(61.46, abs=0.01)
-    assert sizing.rate_floor(16_400_000_000, 1008e9) == pytest.approx(6.146, abs=0.001)
+    assert sizing.rate_floor(16_400_000_000, 1008e9, gpu=True) == pytest.approx(12.29, abs=0.01)
+    assert sizing.rate_floor(98_000_000, 10e9, gpu=False) == pytest.approx(3.06, abs=0.01)

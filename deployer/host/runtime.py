@@ -96,5 +96,8 @@ def _get(address: str, path: str) -> dict[str, Any]:
         raise OSError(f"{address} does not speak HTTP")
     if status[1] != b"200":
         raise OSError(f"{address} answers HTTP {status[1].decode()} to {path}")
-    found: dict[str, Any] = json.loads(body)
+    try:
+        found: dict[str, Any] = json.loads(body)
+    except ValueError as error:
+        raise OSError(f"{address} answers {path} with something that is not JSON") from error
     return found

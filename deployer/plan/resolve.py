@@ -186,4 +186,4 @@ def _main_problem(report: Report) -> str:
     """What speaks against a profile; a missing GPU or driver says more than what else is missing."""
     problems = [f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown]
     problems.sort(key=lambda f: not f.id.startswith(("gpu.", "driver.")))
-    return problems[0].found
+    return f"{problems[0].id}: {problems[0].found}"

@@ -180,9 +180,7 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
         pytest.param({"models_disk": disk(size=89 * 10**9)}, GPU, {"disk.size": "fail"}, id="small disk"),
         pytest.param({"models_disk": disk(size=90 * 10**9)}, GPU, {}, id="a disk of nominal size"),
         pytest.param({"models_disk": disk(rotating=True)}, GPU, {"disk.kind": "fail"}, id="rotating"),
-        pytest.param(
-            {"models_disk": disk(rotating=None)}, GPU, {"disk.kind": "unknown"}, id="rotating or not"
-        ),
+        pytest.param({"models_disk": disk(rotating=None)}, GPU, {"disk.kind": "warn"}, id="rotating or not"),
         pytest.param({"models_disk": disk(rotating=True)}, CPU, {}, id="rotating, and nobody minds"),
         pytest.param(
             {"ports": {"8000": Port(8000, False, "nginx (pid 7)")}}, CPU, {"network.port": "fail"}, id="port"

@@ -31,6 +31,9 @@ LLAMACPP = (
         "256",
         "--no-ui",
         "--offline",
+        "--fit",
+        "off",
+        "--no-warmup",
     ),
 )
 TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--port", "8080")

@@ -144,6 +144,16 @@ def test_rotating(text: str, rotating: bool, partition: bool, ask: Questions, ma
     assert disk(machine, ask).rotating is rotating
 
 
+def test_a_virtual_disk_says_nothing_of_what_is_under_it(ask: Questions, machine: Path) -> None:
+    device = machine.stat().st_dev
+    whole = machine / "sys/devices/pci0000:00/0000:00:04.0/virtio2/block/vda"
+    put(whole / "queue/rotational", "1\n")
+    link = machine / f"sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(whole)
+    assert disk(machine, ask).rotating is None
+
+
 def test_system(ask: Questions) -> None:
     found = system(ask)
     assert found.os == "linux"
@@ -214,6 +224,5 @@ def test_a_probe_that_fails_is_unknown_with_its_reason(error: type[Exception]) -
 
     found = base.gather({"one": fail, "two": lambda: None})
     assert isinstance(found["one"], Unknown)
-    assert error.__name__ in found["one"].reason
     assert "why" in found["one"].reason
     assert found["two"] is None

@@ -109,3 +109,11 @@ def test_any_value_in_any_place_is_a_host_or_a_wrong_question(
     except QuestionError:
         return
     assert to_json(found) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "change", [{"ports": []}, {"gpus": {}}, {"memory": 1}, {"taken": None}], ids=lambda c: next(iter(c))
+)
+def test_another_shape_is_a_value_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="was expected, not"):
+        from_json(Host, json.loads(damaged(change)))

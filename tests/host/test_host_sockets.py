@@ -188,7 +188,7 @@ def test_a_socket_that_an_ended_engine_left_is_no_runtime(ask: Questions) -> Non
     ("version", "status", "reason"),
     [
         pytest.param(VERSION, 500, "answers HTTP 500 to /version", id="HTTP 500"),
-        pytest.param(b"not json", 200, "JSONDecodeError", id="not JSON"),
+        pytest.param(b"not json", 200, "not JSON", id="not JSON"),
         pytest.param([], 200, "AttributeError", id="another shape"),
     ],
 )
@@ -246,7 +246,7 @@ def test_a_socket_that_this_user_may_not_use_is_unknown(what: str) -> None:
         folder.chmod(0o755)
         shutil.rmtree(folder)
     assert asked.stderr == ""
-    assert asked.stdout.strip() == f"PermissionError: this user may not use {path}"
+    assert asked.stdout.strip() == f"this user may not use {path}"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
@@ -302,4 +302,4 @@ def test_a_place_that_does_not_answer_is_unknown(ask: Questions) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         found = host.probe(replace(ask, urls=(url,))).sources[url]
     assert isinstance(found, Unknown)
-    assert "ConnectionRefusedError" in found.reason
+    assert "Connection refused" in found.reason

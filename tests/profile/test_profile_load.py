@@ -122,6 +122,7 @@ variant: cpu
         (("hf://owner/name", "s3://a/b"), "11: model.source: `s3://a/b` is not right (hf://owner/name"),
         (("500 ms", "0.5"), "18: limits.first_token: `0.5` is not right (a time with its unit"),
         (("limits", "port: 1\nlimits"), "18: port: unknown key ("),
+        (("variant", "varaint"), "17: varaint: unknown key (did you mean `variant`?)"),
         (("limits", "xyzzy: 1\nlimits"), "18: xyzzy: unknown key (known here: description, rank"),
         (("free_vram: 20 GB", "free_vram: 25 GB"), "5: requirements.gpu.free_vram: more than vram"),
         (
