@@ -115,22 +115,28 @@ def as_text(
     for finding in shown:
         head = f"{finding.outcome.value:4}  {finding.id:{column}}  "
         body = finding.found if not finding.wanted else f"{finding.found} (wanted: {finding.wanted})"
-        indent = " " * len(head)
-        wrapped = textwrap.wrap(
-            body, max(20, width - len(head)), break_long_words=False, break_on_hyphens=False
+        beside = width - len(head) >= 40  # on a narrow terminal the text goes below
+        indent = " " * (len(head) if beside else 6)
+        text = _wrap(body, width, indent) + (
+            _wrap(f"→ {finding.hint}", width, indent) if finding.hint else []
         )
-        lines.append(paint(head, finding.outcome) + (wrapped[0] if wrapped else ""))
-        lines += [indent + line for line in wrapped[1:]]
-        if finding.hint:
-            lines += textwrap.wrap(
-                finding.hint,
-                max(20, width),
-                initial_indent=indent + "→ ",
-                subsequent_indent=indent + "  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+        if beside:
+            text[0] = paint(head, finding.outcome) + text[0][len(head) :]
+        else:
+            lines.append(paint(head.rstrip(), finding.outcome))
+        lines += text
     return "\n".join([*lines, "", verdict(report)])
+
+
+def _wrap(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(len(indent) + 20, width),
+        initial_indent=indent,
+        subsequent_indent=indent + ("  " if text.startswith("→ ") else ""),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [indent]
 
 
 def verdict(report: Report) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from deployer.checks import disk, driver, gpu, memory, model, network, runtime, system
 from deployer.checks.base import Check as Check
+from deployer.checks.gpu import suits as suits
 from deployer.host import Host
 from deployer.profile import Profile
 from deployer.report import Report

@@ -9,7 +9,7 @@ from deployer.checks.driver import NO_GPU, has_gpu
 from deployer.host import Fact, Gpu, Host, Unknown
 from deployer.profile import GpuNeed, Profile
 from deployer.quantity import at_least, format_size
-from deployer.report import Finding, failed, passed, skipped, unknown
+from deployer.report import Finding, Outcome, failed, passed, skipped, unknown
 
 NOT_ASKED = "the profile does not ask for a GPU"
 
@@ -93,9 +93,37 @@ def _name(gpu: Gpu) -> str:
     return f"GPU {gpu.index}" if isinstance(gpu.name, Unknown) else gpu.name
 
 
+def suits(gpu: Gpu, need: GpuNeed) -> bool:
+    """Whether this one GPU is known to meet everything that is asked of each."""
+    wishes: tuple[tuple[Fact[object], object, Callable[..., bool]], ...] = (
+        (gpu.vram, need.vram, lambda found, size: found >= NOMINAL * size),
+        (gpu.free_vram, need.free_vram, lambda found, size: found >= size),
+        (gpu.compute_capability, need.compute_capability, at_least),
+    )
+    return all(
+        wish is None or (not isinstance(found, Unknown) and good(found, wish)) for found, wish, good in wishes
+    )
+
+
+def _together(host: Host, profile: Profile) -> Finding:
+    """A large busy card and a small free one are each half of what is wanted."""
+    need = profile.requirements.gpu
+    if need is None:
+        return skipped(NOT_ASKED)
+    alone = [judge(host, profile) for judge in (_count, _vram, _free_vram, _capability)]
+    if isinstance(host.gpus, Unknown) or any(f.outcome is Outcome.FAIL or f.unknown for f in alone):
+        return skipped("decided by another finding")
+    wanted = f"{need.count} that meet all of it at once"
+    good = [f"GPU {gpu.index}" for gpu in host.gpus if suits(gpu, need)]
+    if len(good) >= need.count:
+        return passed(wanted, ", ".join(good))
+    return failed(wanted, ", ".join(good) or "none", "another profile fits one of them: deployer check")
+
+
 CHECKS = (
     Check("gpu.count", _count),
     Check("gpu.vram", _vram),
     Check("gpu.free_vram", _free_vram),
     Check("gpu.compute_capability", _capability),
+    Check("gpu.together", _together),
 )

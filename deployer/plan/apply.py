@@ -200,11 +200,15 @@ def _memory_for(choice: Choice, facts: host.Host) -> int | None:
     """Bytes that the engine can have: on the chosen GPUs, else in the system."""
     if not choice.gpus:
         return None if isinstance(facts.memory, host.Unknown) else facts.memory.available
-    if isinstance(facts.gpus, host.Unknown):
-        return None
-    taken = [g for g in facts.gpus if g.uuid in choice.gpus or str(g.index) in choice.gpus]
+    taken = _chosen(choice, facts)
     free = [g.free_vram for g in taken if isinstance(g.free_vram, int)]
     return sum(free) if free and len(free) == len(taken) else None
+
+
+def _chosen(choice: Choice, facts: host.Host) -> list[host.Gpu]:
+    if isinstance(facts.gpus, host.Unknown):
+        return []
+    return [g for g in facts.gpus if g.uuid in choice.gpus or str(g.index) in choice.gpus]
 
 
 def _others(step: Replace, world: World) -> Iterator[tuple[Runtime, Unit]]:
@@ -318,11 +322,12 @@ def _floor(choice: Choice, world: World) -> float | None:
     model = models.Store(world.home).get(choice.converted or choice.model)
     assert model is not None
     if choice.gpus:
-        if isinstance(world.facts.gpus, host.Unknown):
-            return None
-        names = [g.name for g in world.facts.gpus if isinstance(g.name, str)]
-        card = compat.card(names[0]) if names else None
-        return sizing.rate_floor(model.size, card.bandwidth, gpu=True) if card else None
+        rates = [
+            card.bandwidth if isinstance(gpu.name, str) and (card := compat.card(gpu.name)) else None
+            for gpu in _chosen(choice, world.facts)
+        ]
+        known = [rate for rate in rates if rate]  # layers are split: one card works at a time
+        return sizing.rate_floor(model.size, min(known), gpu=True) if known else None
     return sizing.rate_floor(model.size, host.bandwidth(), gpu=False)
 
 

@@ -165,7 +165,7 @@ def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bo
     need = profile.requirements.gpu
     if need is None or isinstance(host.gpus, Unknown):
         return (), None, False
-    usable = [g for g in host.gpus if isinstance(g.uuid, str)]
+    usable = [g for g in host.gpus if isinstance(g.uuid, str) and checks.suits(g, need)]
     usable.sort(key=lambda g: -g.free_vram if isinstance(g.free_vram, int) else 0)
     taken = sorted(usable[: need.count], key=lambda g: g.index)
     half = any(
@@ -186,4 +186,5 @@ def _main_problem(report: Report) -> str:
     """What speaks against a profile; a missing GPU or driver says more than what else is missing."""
     problems = [f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown]
     problems.sort(key=lambda f: not f.id.startswith(("gpu.", "driver.")))
-    return f"{problems[0].id}: {problems[0].found}"
+    wanted = f" (wanted: {problems[0].wanted})" if problems[0].wanted else ""
+    return f"{problems[0].id}: {problems[0].found}{wanted}"

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployer import models
+from deployer import models, resources
 from deployer.engines import Job
 from deployer.home import Home
 from deployer.plan.resolve import Choice
@@ -185,7 +185,8 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
             found.append(Build("gateway", "cpu", choice.gateway, choice.base))
     else:
         found.append(Provision(choice.engine.name, profile.variant, Path(choice.program)))
-    found.append(Pull(choice.model, profile.name))
+    shipped = profile.path.parent == resources.folder("profiles")
+    found.append(Pull(choice.model, profile.name if shipped else str(profile.path)))
     if choice.converted:
         found.append(Convert(choice.model, choice.converted, choice.program))
     serving = profile.serving

@@ -350,3 +350,13 @@ def test_one_unknown_field_costs_neither_the_card_nor_the_doubt(field: str) -> N
     assert not isinstance(alone.gpus, Unknown)
     beside = replace(alone, gpus=(*alone.gpus, replace(hosts.RTX_4060, index=1)))
     assert outcomes(beside, GPU) == {}
+
+
+def test_two_cards_that_meet_half_each_are_not_enough() -> None:
+    busy = hosts.gpu(0, name="NVIDIA GeForce RTX 4090", vram=24564, free=1000, capability="8.9")
+    small = hosts.gpu(1, name="NVIDIA GeForce GTX 1650", vram=8192, free=8000, capability="7.0")
+    found = {f.id: f for f in audit(replace(hosts.RTX, gpus=(busy, small)), GPU).findings}
+    assert {found[f"gpu.{name}"].outcome for name in ("count", "vram", "free_vram", "compute_capability")} == {
+        Outcome.PASS
+    }
+    assert found["gpu.together"].outcome is Outcome.FAIL

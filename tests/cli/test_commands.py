@@ -156,8 +156,9 @@ def test_colour_only_on_a_terminal_and_never_with_no_color(tmp_path: Path) -> No
 @pytest.mark.parametrize("columns", ["40", "60", "100"])
 def test_narrow_terminals_are_respected(columns: str, tmp_path: Path) -> None:
     done = run("check", "cpu-small", home=tmp_path, COLUMNS=columns)
-    longest = max(done.stdout.splitlines(), key=len)
-    assert len(longest) <= max(int(columns), 26 + 24), longest
+    assert "system.os" in done.stdout
+    for line in done.stdout.splitlines():
+        assert len(line) <= int(columns) or " " not in line.strip(), line  # a path is not broken
 
 
 def test_the_wheel_carries_profiles_and_images(tmp_path: Path) -> None:
