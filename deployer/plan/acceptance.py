@@ -57,12 +57,10 @@ def accept(step: Accept, floor: float | None) -> Measured:
             if problem := _too_slow(measured, step, floor):
                 raise AcceptanceFailed(
                     problem,
-                    hint="is the machine busy, or did the engine fall back from GPU to CPU? deployer logs",
+                    hint="is the machine busy, or did the engine fall back from GPU to CPU?",
                 )
     except httpx.HTTPError as error:
-        raise AcceptanceFailed(
-            f"the engine broke off the answer: {type(error).__name__} {error}", hint="deployer logs"
-        ) from error
+        raise AcceptanceFailed(f"the engine broke off the answer: {type(error).__name__} {error}") from error
     return measured
 
 
@@ -149,9 +147,7 @@ def _refuses_strangers(client: httpx.Client, step: Accept) -> None:
 def _judge_text(text: str) -> None:
     stripped = text.strip()
     if not stripped:
-        raise AcceptanceFailed(
-            "the answer is empty", hint="wrong chat template or damaged weights: deployer logs"
-        )
+        raise AcceptanceFailed("the answer is empty", hint="wrong chat template or damaged weights")
     broken = sum(c == "\ufffd" or (ord(c) < 32 and c not in "\n\t\r") for c in stripped)
     if broken * 5 > len(stripped) or (len(stripped) > 20 and len(set(stripped)) < 4):
         raise AcceptanceFailed(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
-from deployer.errors import DeployerError, EngineDied, EngineStuck, LaunchError, Refused
+from deployer.errors import AcceptanceFailed, DeployerError, EngineDied, EngineStuck, LaunchError, Refused
 from deployer.fetch import Web
 from deployer.home import Home, write_whole
 from deployer.images import BuildSettings
@@ -94,7 +94,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Ready():
                     _wait(step, choice.engine, world)
                 case Accept():
-                    measured = acceptance.accept(step, _floor(choice, world))
+                    measured = _accept(step, choice, world)
         assert measured is not None
         undo.pop_all()
     started = next(step.launch for step in steps if isinstance(step, Start))
@@ -304,11 +304,28 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 
-def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
-    log = list(world.runtime.logs(unit, lines=400))
+def _accept(step: Accept, choice: Choice, world: World) -> Measured:
+    """The acceptance; when it fails, the engine's own first error stands beside what was seen from outside."""
+    try:
+        return acceptance.accept(step, _floor(choice, world))
+    except AcceptanceFailed as error:
+        first, saved = _testimony(step.unit, choice.engine, world)
+        evidence = (*error.evidence, *((first,) if first else ()))
+        hint = f"{error.hint or 'see the log'}; all the engine said is in {saved}"
+        raise AcceptanceFailed(error.message, hint=hint, evidence=evidence) from error
+
+
+def _testimony(unit: str, engine: Engine, world: World) -> tuple[str | None, Path]:
+    """The engine's first error line, and where its whole log was saved: the unit itself will be gone."""
+    log = list(world.runtime.logs(unit, lines=1000))
     saved = world.home.deployment(unit) / "failed.log"
     write_whole(saved, "\n".join([*log, ""]).encode(), 0o600)
-    first = engine.first_error(log)
+    return engine.first_error(log), saved
+
+
+def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
+    first, saved = _testimony(unit, engine, world)
+    log = saved.read_text().splitlines()
     evidence = ([first] if first else []) + [line for line in log[-3:] if line != first]
     return EngineDied(
         f"the engine ended while it was loading ({how})" if how else "the engine ended while it was loading",

@@ -155,11 +155,14 @@ class DockerRuntime:
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         import docker.errors
 
-        user = self._user()
+        engine = self._engine()
+        for left in engine.containers.list(all=True, filters={"label": f"{_LABEL}.once={self._tag}"}):
+            left.remove(force=True)  # of an `up` that was killed
         if os.geteuid() == 0:
             os.chown(target, USER, USER)
+        container = None
         try:
-            self._engine().containers.run(
+            container = engine.containers.create(
                 program,
                 entrypoint=["python3", "/convert.py"],
                 command=[f"/in/{source.name}", "/out"],
@@ -168,25 +171,24 @@ class DockerRuntime:
                     str(source.parent): {"bind": "/in", "mode": "ro"},
                     str(target): {"bind": "/out", "mode": "rw"},
                 },
-                user=user,
+                name=f"deployer-convert-{self._tag}",
+                user=self._user(),
                 network_mode="none",
                 read_only=True,
                 tmpfs={"/tmp": "size=1g,mode=1777"},
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 labels={f"{_LABEL}.once": self._tag},
-                remove=True,
             )
-        except docker.errors.ContainerError as error:
-            text = (
-                error.stderr.decode(errors="replace")
-                if isinstance(error.stderr, bytes)
-                else str(error.stderr)
-            )
-            raise LaunchError("the conversion failed", evidence=text.strip().splitlines()[-5:]) from error
+            container.start()
+            if container.wait()["StatusCode"]:
+                said = container.logs(tail=5).decode(errors="replace")
+                raise LaunchError("the conversion failed", evidence=said.strip().splitlines())
         except docker.errors.APIError as error:
             raise LaunchError(f"the conversion could not be started: {error.explanation or error}") from error
         finally:
+            if container is not None:
+                container.remove(force=True)
             if os.geteuid() == 0:
                 for path in (target, *target.rglob("*")):
                     shutil.chown(path, 0, 0)

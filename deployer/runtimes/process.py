@@ -164,6 +164,7 @@ class ProcessRuntime:
             capture_output=True,
             text=True,
             check=False,
+            preexec_fn=supervisor.end_with_parent,
         )
         if done.returncode:
             raise LaunchError("the conversion failed", evidence=done.stderr.strip().splitlines()[-5:])

@@ -23,6 +23,7 @@ from deployer.home import Home, write_whole
 from deployer.images.builder import fetch_sources
 from deployer.progress import Progress
 from deployer.quantity import format_size
+from deployer.runtimes.supervisor import end_with_parent
 
 # Build tools that come from the package index where the host has none. ziglang is a C++ compiler in a wheel.
 _CMAKE, _NINJA, _ZIG = "cmake==4.4.4", "ninja==1.13.2", "ziglang==0.17.1"
@@ -194,7 +195,12 @@ def _pip(folder: Path, packages: list[str], web: Web, progress: Progress) -> Non
 def _run(command: list[str], progress: Progress) -> None:
     last: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=end_with_parent,  # a killed `up` leaves nobody behind who writes where the next one does
     ) as child:
         assert child.stdout is not None
         try:

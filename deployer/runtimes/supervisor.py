@@ -42,7 +42,7 @@ def main(spec_path: str) -> int:
             try:
                 running[part["role"]] = _start(part, port)
             except OSError as error:
-                print(f"supervisor: {part['role']} cannot be started: {error}", flush=True)  # noqa: T201
+                _say(f"{part['role']} cannot be started: {error}")
                 return 1
         while not stopping:
             time.sleep(0.2)
@@ -51,9 +51,7 @@ def main(spec_path: str) -> int:
                 if child.poll() is None or stopping:
                     continue
                 age = time.monotonic() - since
-                ended = f"{part['role']} ended with {child.returncode} after {age:.0f} s"
-                sys.stdout.write(f"supervisor: {ended}\n")
-                sys.stdout.flush()
+                _say(f"{part['role']} ended with {child.returncode} after {age:.0f} s")
                 if age < SETTLED_S:
                     return 1
                 pause = 1.0 if age > 600 else min(pause * 2, 60.0)
@@ -68,16 +66,23 @@ def main(spec_path: str) -> int:
         _end([child for child, _ in running.values()])
 
 
+_LIBC = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """Run in a new child: the kernel kills it when its parent ends, however that ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _start(part: dict[str, Any], port: str) -> tuple[subprocess.Popen[bytes], float]:
     arguments = [a.replace("{engine_port}", port) for a in part["arguments"]]
     environment = {**os.environ, **part["environment"], "DEPLOYER_PART": part["role"]}
-    libc = ctypes.CDLL(None)
     child = subprocess.Popen(
         arguments,
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+        preexec_fn=end_with_parent,
     )
     return child, time.monotonic()
 
@@ -99,6 +104,11 @@ def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(child.pid, number)
     except ProcessLookupError:
         pass
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"supervisor: {text}\n")
+    sys.stdout.flush()
 
 
 def _free_port() -> int:
