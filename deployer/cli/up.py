@@ -9,15 +9,12 @@ import click
 from deployer import checks, host, images, plan, profile
 from deployer.cli import show
 from deployer.cli.place import Place, build_options, place
-from deployer.errors import Refused
-from deployer.home import Home
+from deployer.errors import BuildError, Refused
 from deployer.images import BuildSettings
 from deployer.plan import Choice, Record, World
 from deployer.profile import Profile
-from deployer.progress import Progress
 from deployer.quantity import format_duration
 from deployer.report import Outcome
-from deployer.runtimes import Runtime
 
 
 @click.command("up")
@@ -62,9 +59,16 @@ def command(
     with here.home.lock(f"deployment-{label}", waiting=lambda who: screen.say(f"waiting for {who}")):
         here.home.sweep()
         chosen = plan.choose_runtime(facts, wanted, runtime)
+        the_base = base or images.DEFAULT_BASE
+        if chosen[0] == "docker" and not base:
+            try:
+                recipe = images.load(wanted.image)
+                has_image = here.runtime("docker").has_image
+                the_base = images.choose(recipe, recipe.variant(wanted.variant), has_image)
+            except BuildError as error:
+                chosen = plan.without_images(wanted, runtime, error)
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
-        the_base = _base(base, chosen[0], wanted, runs, here.home, screen, dry_run)
         choice = plan.resolve(
             facts,
             wanted,
@@ -128,35 +132,6 @@ def _refuse(facts: host.Host, wanted: Profile) -> None:
         hint="mend what is named, or see what fits: deployer check",
         evidence=lines,
     )
-
-
-def _base(
-    asked: str | None,
-    runtime: str,
-    wanted: Profile,
-    runs: Runtime,
-    home: Home,
-    progress: Progress,
-    dry_run: bool,
-) -> str:
-    """The base word: as asked; else the one whose images are here; else one that can be had."""
-    if asked or runtime != "docker":
-        return asked or images.DEFAULT_BASE
-    recipe = images.load(wanted.image)
-    variant = recipe.variant(wanted.variant)
-    for base in (images.DEFAULT_BASE, images.ARCHIVE):
-        if runs.has_image(images.tag(recipe, variant, base)):
-            return base
-    if dry_run or images.reachable(images.DEFAULT_BASE):
-        return images.DEFAULT_BASE
-    missing = images.can_use_archive()
-    if missing:
-        raise Refused(
-            f"no image of {wanted.name} is here, and its base {images.DEFAULT_BASE} cannot be pulled",
-            hint=f"use the embedded runtime (--runtime process), or the Debian archive: {missing}",
-        )
-    progress.say(f"base: {images.DEFAULT_BASE} cannot be pulled; it is made from the Debian archive")
-    return images.ARCHIVE
 
 
 def _plan(choice: Choice, steps: tuple[plan.Step, ...]) -> str:

@@ -1,7 +1,6 @@
 """Images: what the recipes say, how they are built, what a built one holds."""
 
-from deployer.images.base import can_use_archive as can_use_archive
-from deployer.images.base import reachable as reachable
+from deployer.images.base import choose as choose
 from deployer.images.builder import BuildSettings as BuildSettings
 from deployer.images.builder import build as build
 from deployer.images.builder import build_command as build_command

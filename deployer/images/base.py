@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 
 from deployer.errors import BuildError
 from deployer.home import Home
-from deployer.images.recipe import ARCHIVE
+from deployer.images.recipe import ARCHIVE, DEFAULT_BASE, Recipe, Variant, tag
 from deployer.progress import Progress
 
 SUITE = "bookworm"
@@ -98,7 +99,49 @@ def _from_archive(home: Home, progress: Progress) -> None:
 
 
 def reachable(base: str) -> bool:
-    """Whether `base` is on this engine, or can be pulled now (and then is)."""
+    """Whether `base` is on this engine, or a registry serves it now. Pulls nothing."""
     if _present(base):
         return True
-    return subprocess.run(["docker", "pull", "-q", base], capture_output=True, check=False).returncode == 0
+    asked = subprocess.run(
+        ["docker", "buildx", "imagetools", "inspect", base], capture_output=True, check=False
+    )
+    return asked.returncode == 0
+
+
+def require_buildx() -> None:
+    """Raises BuildError with the way out unless `docker buildx` is here."""
+    if not shutil.which("docker"):
+        raise BuildError(
+            "images are built with the `docker` command, which is not installed", hint=_BUILDX_HINT
+        )
+    asked = subprocess.run(["docker", "buildx", "version"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise BuildError("images are built with BuildKit, and `docker buildx` is missing", hint=_BUILDX_HINT)
+
+
+_BUILDX_HINT = (
+    "install it: apt-get install docker-buildx-plugin (Docker's own packages), "
+    "docker-buildx (Debian 13, Ubuntu 24.04 or later), dnf install docker-buildx-plugin (Fedora)"
+)
+
+
+def choose(recipe: Recipe, variant: Variant, has_image: Callable[[str], bool]) -> str:
+    """The base word to use when none is asked for: one whose image is here, else one that can be had.
+
+    Raises BuildError when the image is not here and cannot be built.
+    """
+    for base in (DEFAULT_BASE, ARCHIVE):
+        if has_image(tag(recipe, variant, base)):
+            return base
+    require_buildx()
+    if reachable(DEFAULT_BASE):
+        return DEFAULT_BASE
+    if _present(ARCHIVE_TAG):
+        return ARCHIVE
+    missing = can_use_archive()
+    if missing:
+        raise BuildError(
+            f"the base image {DEFAULT_BASE} cannot be pulled",
+            hint=f"reach a registry, or use the Debian archive: {missing}",
+        )
+    return ARCHIVE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from collections import deque
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ def build(
 
     Raises BuildError with the failing step's last lines and, if known, the cause.
     """
-    _require_buildx()
+    bases.require_buildx()
     reference = tag(recipe, variant, settings.base)
     _room_for(variant)
     base_ref = bases.resolve(settings.base, home, progress, fresh=settings.no_cache)
@@ -121,22 +120,6 @@ def fetch_sources(recipe: Recipe, *, home: Home, web: Web, progress: Progress) -
                 size=source.size,
                 progress=progress,
             )
-
-
-def _require_buildx() -> None:
-    if not shutil.which("docker"):
-        raise BuildError(
-            "images are built with the `docker` command, which is not installed", hint=_BUILDX_HINT
-        )
-    asked = subprocess.run(["docker", "buildx", "version"], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        raise BuildError("images are built with BuildKit, and `docker buildx` is missing", hint=_BUILDX_HINT)
-
-
-_BUILDX_HINT = (
-    "install it: apt-get install docker-buildx-plugin (Docker's own packages), "
-    "docker-buildx (Debian 13, Ubuntu 24.04 or later), dnf install docker-buildx-plugin (Fedora)"
-)
 
 
 def _room_for(variant: Variant) -> None:

@@ -18,6 +18,7 @@ from deployer.plan.resolve import Choice as Choice
 from deployer.plan.resolve import choose_runtime as choose_runtime
 from deployer.plan.resolve import rank as rank
 from deployer.plan.resolve import resolve as resolve
+from deployer.plan.resolve import without_images as without_images
 from deployer.plan.steps import Step as Step
 from deployer.plan.steps import example as example
 from deployer.plan.steps import launch as launch

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from deployer import checks, images, models
 from deployer.engines import Engine, engine
-from deployer.errors import QuestionError, Refused
+from deployer.errors import BuildError, QuestionError, Refused
 from deployer.home import Home
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
@@ -70,6 +70,16 @@ def choose_runtime(host: Host, profile: Profile, asked: str | None) -> tuple[str
     if isinstance(host.runtime, Unknown):
         return "process", f"runtime process: the container runtime cannot be used ({host.runtime.reason})"
     return "process", "runtime process: there is no container runtime"
+
+
+def without_images(profile: Profile, asked: str | None, error: BuildError) -> tuple[str, str]:
+    """The embedded runtime, where containers would do but their image cannot be made here.
+
+    Raises `error` again when containers were asked for or are needed for the GPU.
+    """
+    if asked or profile.runtime or profile.requirements.gpu:
+        raise error
+    return "process", f"runtime process: {error.message} ({error.hint})"
 
 
 def resolve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -151,3 +152,31 @@ def profile(box: Box, name: str, source: str = "cpu-small", **changes: str) -> s
     path = box.home.parent / f"{name}.yaml"
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+@pytest.fixture
+def own_daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """A second, real dockerd of this test's own: (address, pid)."""
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        reason = "needs root and dockerd: only a daemon of one's own may be frozen"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    run = Path(f"/tmp/deployer-dockerd-{os.getpid()}")
+    run.mkdir()
+    address = f"unix://{run}/docker.sock"
+    log = (tmp_path / "dockerd.log").open("w")
+    # in a network namespace of its own: with --bridge=none it would remove the system's docker0
+    command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false",
+               "--storage-driver=vfs",
+               "--data-root", f"{run}/data", "--exec-root", f"{run}/exec", "-p", f"{run}/pid",
+               "-H", address]  # fmt: skip
+    daemon = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["docker", "-H", address, "version"], capture_output=True).returncode:
+        assert daemon.poll() is None and time.monotonic() < deadline, (tmp_path / "dockerd.log").read_text()[-2000:]
+        time.sleep(0.2)
+    yield address, daemon.pid  # unshare has become dockerd
+    os.kill(daemon.pid, signal.SIGCONT)
+    daemon.terminate()
+    daemon.wait(timeout=30)
+    log.close()
+    shutil.rmtree(run, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -93,19 +94,30 @@ def converters(box: Box) -> list[str]:
     return found
 
 
-def test_without_buildx_the_way_to_it_is_said(box: Box, tmp_path: Path) -> None:
-    """An old docker client that knows no buildx, as Debian 12 has it, stands first in PATH."""
-    if reason := docker_reason():
-        pytest.skip(reason) if not os.environ.get("CI") else pytest.fail(reason)
+@pytest.mark.docker
+def test_without_buildx_the_way_to_it_is_said(
+    box: Box, own_daemon: tuple[str, int], tmp_path: Path
+) -> None:
+    """An old docker client that knows no buildx, as Debian 12 has it, and an engine without any image."""
     old = tmp_path / "bin"
     old.mkdir()
     (old / "docker").write_text("#!/bin/sh\necho \"docker: 'buildx' is not a docker command.\" >&2\nexit 1\n")
     (old / "docker").chmod(0o755)
-    environment = {**box.environment(), "PATH": f"{old}:{os.environ['PATH']}"}
-    child = box.start("build", "gateway:cpu", "--no-cache", env=environment)
+    path = f"{old}:{os.environ['PATH']}"
+    environment = {**box.environment(), "DOCKER_HOST": own_daemon[0], "PATH": path}
+    child = box.start("build", "gateway:cpu", env=environment)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 1
     assert "`docker buildx` is missing" in said and "docker-buildx-plugin" in said
+
+    child = box.start("up", "cpu-small", "--runtime", "docker", env=environment)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 1 and "`docker buildx` is missing" in said, "asked for, so nothing else will do"
+
+    child = box.start("up", "cpu-small", "--port", str(box.port), "--json", env=environment)
+    out, said = child.communicate(timeout=900)
+    assert child.returncode == 0, said
+    assert json.loads(out)["runtime"] == "process" and "`docker buildx` is missing" in said
 
 
 def test_a_build_that_fails_shows_the_failing_lines_and_the_cause(box: Box, tmp_path: Path) -> None:
