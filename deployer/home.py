@@ -29,7 +29,8 @@ class Home:
 
     @property
     def engines(self) -> Path:
-        return self.root / "engines"
+        """Resolved, because a virtual environment remembers the path it was made under."""
+        return (self.root / "engines").resolve()
 
     @property
     def sources(self) -> Path:
