@@ -25,10 +25,10 @@ types: $(VENV)/.developer
 	$(BIN)/mypy
 
 unit: $(VENV)/.developer
-	$(BIN)/pytest --ignore=tests/e2e
+	$(BIN)/pytest --ignore=tests/e2e $(ARGS)
 
 e2e: $(VENV)/.developer
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e $(ARGS)
 
 bench: $(VENV)/.developer
 	$(BIN)/python benchmarks/run.py

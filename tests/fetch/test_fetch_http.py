@@ -216,6 +216,7 @@ def test_an_empty_file_may_be_meant(
     assert (tmp_path / "n").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_five_failures_are_enough(tmp_path: Path) -> None:
     """All at the same time, for each waits about 15 seconds between its attempts."""
     broken = {

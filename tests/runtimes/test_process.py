@@ -277,6 +277,7 @@ def test_stop_ends_the_whole_family(home: Home, runtime: ProcessRuntime) -> None
     assert time.monotonic() - start < GRACE_S
 
 
+@pytest.mark.slow
 def test_stop_ends_what_does_not_want_to_end(home: Home, runtime: ProcessRuntime) -> None:
     runtime.start(launch(engine(STUBBORN)))
     wait_until(says(runtime, "stubborn"))
@@ -331,6 +332,7 @@ ProcessRuntime(Home(Path({str(home.root)!r})), os.environ).start(Launch("small",
     assert state(runtime) == "running"
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_late_comes_back(home: Home, runtime: ProcessRuntime) -> None:
     """Takes as long as the supervisor waits until it takes a program for settled."""
     port = unused_port()
