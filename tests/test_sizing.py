@@ -36,5 +36,17 @@ def test_every_engine_has_its_size() -> None:
 
 def test_a_token_reads_all_weights_once() -> None:
     assert sizing.rate_bound(16_400_000_000, 1008e9) == pytest.approx(61.46, abs=0.01)
-    assert sizing.rate_floor(16_400_000_000, 1008e9, gpu=True) == pytest.approx(12.29, abs=0.01)
-    assert sizing.rate_floor(98_000_000, 10e9, gpu=False) == pytest.approx(3.06, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("weights", "bandwidth", "gpu", "floor"),
+    [
+        pytest.param(16_400_000_000, 1008e9, True, 9.87, id="8B on an RTX 4090"),
+        pytest.param(65_600_000_000, 3350e9, True, 8.48, id="32B on an H100"),
+        pytest.param(98_362_432, 10e9, False, 1.89, id="135M on a CPU"),
+        pytest.param(328_000, 10e9, False, 4.97, id="a toy is bound by its steps"),
+    ],
+)
+def test_the_floor(weights: int, bandwidth: float, gpu: bool, floor: float) -> None:
+    assert sizing.rate_floor(weights, bandwidth, gpu=gpu) == pytest.approx(floor, abs=0.01)
+    assert floor < sizing.rate_bound(weights, bandwidth)

@@ -20,8 +20,10 @@ PROGRAM = {"llamacpp": 300 << 20, "transformers": 1000 << 20}
 
 # The least share of the memory-bandwidth bound that a healthy engine reaches. Published figures for GPUs lie
 # between 0.3 and 0.9 (docs/architecture.md, "Acceptance"), an engine that fell back to the CPU stays under 0.1.
-# On CPUs small models are bound by other things, and other programs share the cores.
+# On CPUs other programs share the cores. Every step also has a cost that no bandwidth explains (Python and kernel
+# launches in eager mode, the sampler, the way to the client), which is all that small models show; in seconds.
 FLOOR_GPU, FLOOR_CPU = 0.2, 0.03
+STEP_GPU, STEP_CPU = 0.02, 0.2
 
 
 @dataclass(frozen=True)
@@ -60,4 +62,5 @@ def rate_bound(weights: int, bandwidth: float) -> float:
 
 def rate_floor(weights: int, bandwidth: float, *, gpu: bool) -> float:
     """Tokens per second under which something is wrong with the deployment."""
-    return (FLOOR_GPU if gpu else FLOOR_CPU) * rate_bound(weights, bandwidth)
+    share, step = (FLOOR_GPU, STEP_GPU) if gpu else (FLOOR_CPU, STEP_CPU)
+    return 1 / (1 / (share * rate_bound(weights, bandwidth)) + step)

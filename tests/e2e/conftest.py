@@ -142,10 +142,10 @@ def runtime(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def profile(box: Box, name: str, source: str = "cpu-small", **changes: str) -> str:
+def profile(box: Box, name: str, base: str = "cpu-small", **changes: str) -> str:
     """A copy of a shipped profile with lines changed: `engine="transformers"` or `serving="{…}"`."""
     lines = []
-    for line in (PROFILES / f"{source}.yaml").read_text().splitlines():
+    for line in (PROFILES / f"{base}.yaml").read_text().splitlines():
         key = line.strip().split(":")[0].removeprefix("- ")
         indent = line[: len(line) - len(line.lstrip())]
         lines.append(f"{indent}{key}: {changes[key]}" if key in changes else line)
