@@ -6,8 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +41,9 @@ class Home:
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
         """A folder that is gone afterwards; after a kill, `sweep` removes it."""
-        path = self.root / "tmp" / f"{os.getpid()}-{purpose}-{secrets.token_hex(4)}"
+        import shutil
+
+        path = self.root / "tmp" / f"{os.getpid()}-{purpose}-{os.urandom(4).hex()}"
         path.mkdir(parents=True, mode=0o700)
         try:
             yield path
@@ -52,6 +52,8 @@ class Home:
 
     def sweep(self) -> None:
         """Removes scratch folders whose process has ended."""
+        import shutil
+
         for path in (self.root / "tmp").glob("*-*"):
             pid = path.name.split("-", 1)[0]
             if pid.isdigit() and not Path("/proc", pid).exists():
@@ -91,7 +93,7 @@ class Home:
 def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Writes aside, syncs, renames: after a kill `path` is the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:

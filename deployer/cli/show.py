@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,11 @@ def paint(text: str, outcome: Outcome) -> str:
 
 def width() -> int:
     """Columns of the terminal; 100 where there is none."""
-    return min(shutil.get_terminal_size((100, 24)).columns, 120)
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(sys.stdout.fileno()).columns
+    except (ValueError, OSError):
+        columns = 0
+    return min(columns or 100, 120)
 
 
 def show_json(value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 from deployer.host.base import LIMIT_S, Questions
 
@@ -68,6 +67,7 @@ def answer(url: str, ask: Questions) -> Answer:
     """Asks `url` for its head, through the proxy if one is set. Raises OSError when nothing answers."""
     import http.client
     import ssl
+    from urllib.parse import urlparse
 
     parsed = urlparse(url)
     proxy = ask.proxies.get(parsed.scheme)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from deployer.host.base import LIMIT_S, Questions
 
@@ -33,14 +33,13 @@ class ContainerRuntime:
 
 def runtime(ask: Questions) -> ContainerRuntime | None:
     """None when no socket is there. Raises OSError when one is there and does not answer as it should."""
-    address = urlparse(ask.docker)
+    scheme, _, place = ask.docker.partition("://")
     try:
-        if address.scheme == "unix" and not Path(address.path).exists():
+        if scheme == "unix" and not Path(place).exists():
             return None
-        version = _get(ask.docker, "/version")
-        info = _get(ask.docker, "/info")
+        version, info = _both(ask.docker, "/version", "/info")
     except PermissionError as error:
-        raise PermissionError(f"this user may not use {address.path}") from error
+        raise PermissionError(f"this user may not use {place}") from error
     except ConnectionRefusedError:
         return None  # a socket that an ended daemon left behind
     except TimeoutError as error:
@@ -78,15 +77,36 @@ def _cdi_gpus(folders: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _both(address: str, one: str, other: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two answers in the time of the slower one; the second's error is raised when the first has none."""
+    found: list[dict[str, Any]] = []
+    failed: list[OSError] = []
+
+    def ask() -> None:
+        try:
+            found.append(_get(address, one))
+        except OSError as error:
+            failed.append(error)
+
+    aside = threading.Thread(target=ask, daemon=True)
+    aside.start()
+    info = _get(address, other)
+    aside.join()
+    if failed:
+        raise failed[0]
+    return found[0], info
+
+
 def _get(address: str, path: str) -> dict[str, Any]:
     """One request in HTTP/1.0, which ends with the connection: `http.client` costs 25 ms to import."""
-    parsed = urlparse(address)
-    family = socket.AF_UNIX if parsed.scheme == "unix" else socket.AF_INET
-    target = parsed.path if parsed.scheme == "unix" else (parsed.hostname or "localhost", parsed.port or 2375)
+    scheme, _, place = address.partition("://")
+    if scheme not in ("unix", "tcp"):
+        raise OSError(f"only unix:// and tcp:// addresses can be asked, not {address}")
     answer = b""
-    with socket.socket(family) as connection:
+    with socket.socket(socket.AF_UNIX if scheme == "unix" else socket.AF_INET) as connection:
         connection.settimeout(LIMIT_S * 0.9)
-        connection.connect(target)
+        host, _, port = place.rpartition(":")
+        connection.connect(place if scheme == "unix" else (host, int(port)))
         connection.sendall(f"GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n".encode())
         while part := connection.recv(1 << 16):
             answer += part

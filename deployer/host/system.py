@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import sys
 from dataclasses import dataclass
 
@@ -56,16 +54,16 @@ def system(ask: Questions) -> System:
     release = _os_release(ask)
     kernel = (ask.proc / "sys/kernel/osrelease").read_text().strip()
     return System(
-        os=platform.system().lower(),
+        os=sys.platform,
         kernel=kernel,
-        architecture=platform.machine(),
+        architecture=os.uname().machine,
         distribution=release.get("PRETTY_NAME", "unknown"),
         distribution_like=" ".join(filter(None, (release.get("ID"), release.get("ID_LIKE")))),
         python=".".join(str(part) for part in sys.version_info[:3]),
         user=os.geteuid(),
         wsl="microsoft" in kernel.lower(),
         systemd=(ask.etc.parent / "run/systemd/system").is_dir(),
-        tools=tuple(name for name in _TOOLS if shutil.which(name)),
+        tools=tuple(name for name in _TOOLS if _on_path(name)),
     )
 
 
@@ -87,6 +85,10 @@ def cpu(ask: Questions) -> Cpu:
         elif key == "core id":
             cores.add((package, value))
     return Cpu(model, len(cores) or processors, len(os.sched_getaffinity(0)), tuple(flags.split()))
+
+
+def _on_path(name: str) -> bool:
+    return any(os.access(f"{folder}/{name}", os.X_OK) for folder in os.get_exec_path())
 
 
 def _os_release(ask: Questions) -> dict[str, str]:

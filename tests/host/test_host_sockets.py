@@ -187,7 +187,7 @@ def test_a_socket_that_an_ended_engine_left_is_no_runtime(ask: Questions) -> Non
 @pytest.mark.parametrize(
     ("version", "status", "reason"),
     [
-        pytest.param(VERSION, 500, "answers HTTP 500 to /version", id="HTTP 500"),
+        pytest.param(VERSION, 500, "answers HTTP 500 to /info", id="HTTP 500"),
         pytest.param(b"not json", 200, "not JSON", id="not JSON"),
         pytest.param([], 200, "AttributeError", id="another shape"),
     ],
