@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from deployer.errors import Busy
 
@@ -72,8 +72,7 @@ class Home:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = _holder(file)
                 if waiting is None:
                     raise Busy(f"{holder} works on `{name}`", hint="wait until it has ended") from None
                 waiting(holder)
@@ -88,6 +87,16 @@ class Home:
                 file.seek(0)
                 file.truncate()
                 file.flush()
+
+
+def _holder(file: TextIO) -> str:
+    """What the holder of a lock wrote of itself; it may have taken the lock a moment ago."""
+    for _ in range(20):
+        file.seek(0)
+        if text := file.read().strip():
+            return text
+        time.sleep(0.01)
+    return "another process"
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
