@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.errors import HashMismatch, NoSpace, SourceUnreachable
+from deployer.home import sync_folder
 from deployer.progress import Progress
 from deployer.quantity import format_size
 
@@ -164,15 +165,6 @@ def download(
     part.replace(dest)
     sync_folder(dest.parent)
     return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _hash_existing(part: Path) -> tuple[hashlib._Hash, int]:

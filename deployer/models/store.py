@@ -15,7 +15,7 @@ from typing import Any
 
 from deployer import resources
 from deployer.errors import HashMismatch
-from deployer.home import Home, read_json, write_json
+from deployer.home import Home, read_json, sync_folder, write_json
 from deployer.models.headers import Header, format_of, read_header
 from deployer.profile import ModelChoice
 
@@ -144,6 +144,7 @@ class Store:
         if target.exists():  # a broken one: `get` did not accept it
             shutil.rmtree(target)
         staging.rename(target)
+        sync_folder(target.parent)
         model = self.get(id_)
         assert model is not None
         return model
