@@ -5,7 +5,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench picture lock clean
+.PHONY: up down check test lint types unit e2e bench docs picture compat-data lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -33,8 +33,16 @@ e2e: $(VENV)/.developer
 bench: $(VENV)/.developer
 	$(BIN)/python benchmarks/run.py
 
+# docs/checks.md and docs/check.schema.json, made again from the code.
+docs: $(VENV)/.developer
+	$(BIN)/python docs/checks.py docs
+
 picture: $(VENV)/.developer
 	$(BIN)/python docs/record.py docs/up.svg
+
+# What the tables of deployer/compat say of torch, against the wheels on the index; WRITE=--write takes it over.
+compat-data: $(VENV)/.developer
+	$(BIN)/python docs/refresh_compat.py $(WRITE)
 
 # The locks of the images, made again from requirements.in; review the difference before you commit it.
 LOCK = uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11

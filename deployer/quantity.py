@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Decimal and binary units are both accepted and never mixed up: 1 GB = 10^9, 1 GiB = 2^30 bytes.
 _SIZES = {
@@ -56,6 +57,7 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
+@lru_cache(1024)
 def parse_version(text: str) -> tuple[int, ...]:
     """`"580.65.06"` → (580, 65, 6). Raises ValueError unless it is numbers with dots."""
     if not re.fullmatch(r"\d+(\.\d+)*", text.strip()):

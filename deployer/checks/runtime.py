@@ -2,63 +2,328 @@
 
 from __future__ import annotations
 
-from deployer.checks.base import Check, sudo
-from deployer.checks.driver import has_gpu
-from deployer.host import Host, Unknown
+from deployer.checks.base import (
+    NOT_ASKED,
+    Check,
+    has,
+    has_gpu,
+    install,
+    route,
+    service,
+    sudo,
+    then,
+    uses_containers,
+    wants_gpu,
+)
+from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
+from deployer.quantity import at_least
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
+
+PROCESS = "this profile will not run in containers here"
+NO_ENGINE = "no container runtime answers: runtime.engine says why"
+TOOLKIT = (
+    "install the NVIDIA Container Toolkit: "
+    "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
+)
 
 
 def _engine(host: Host, profile: Profile) -> Finding:
+    """A container runtime answers, and this user may use it.
+
+    Why: images are run by it; without one a CPU profile can still use the embedded runtime.
+    Pass: it answers.
+    Warn: it does not, and the embedded runtime will be used.
+    Fail: it does not, or this user may not use it, and the profile needs containers.
+    Skip: the profile uses the embedded runtime, or the engine hangs.
+    Fix: start it, or let this user use it.
+    """
     if profile.runtime == "process":
         return skipped("the profile uses the embedded runtime")
     wanted = "a container runtime that answers"
-    must = profile.runtime == "docker" or profile.requirements.gpu is not None
+    must = profile.runtime == "docker" or wants_gpu(profile)
     bad = failed if must else warned
-    systemd = not isinstance(host.system, Unknown) and host.system.systemd
     instead = "" if must else "; without it the embedded runtime is used"
     if isinstance(host.runtime, Unknown):
         if "may not use" in host.runtime.reason:
-            return bad(
-                wanted, host.runtime.reason + instead, "sudo usermod -aG docker $USER, then log in again"
-            )
-        hint = sudo(host, "systemctl restart docker") if systemd else "restart the container engine"
+            hint = "usermod -aG docker $USER"
+            return bad(wanted, host.runtime.reason + instead, f"{sudo(host, hint)}, then log in again")
+        hint = service(host, "restart docker") or "restart the container engine"
         if must:
             return unknown(wanted, host.runtime.reason, hint)
         return warned(wanted, host.runtime.reason + instead, hint)
     if host.runtime is None:
-        installed = not isinstance(host.system, Unknown) and "docker" in host.system.tools
         hint = "install Docker Engine: https://docs.docker.com/engine/install/"
-        if installed and systemd:
-            hint = sudo(host, "systemctl start docker")
+        start = service(host, "start docker")
+        if has(host, "docker") and start:
+            hint = start
         return bad(wanted, "none answers" + instead, hint)
     return passed(wanted, f"{host.runtime.kind} {host.runtime.version}")
 
 
-def _gpu(host: Host, profile: Profile) -> Finding:
-    if profile.requirements.gpu is None:
-        return skipped("the profile does not ask for a GPU")
-    wanted = "a runtime that can give GPUs to containers"
+def asked(host: Host, profile: Profile, wanted: str, *, gpu: bool = False) -> ContainerRuntime | Finding:
+    """The engine that this profile will use, or the finding of a check that has nothing to judge without it."""
+    if gpu and not wants_gpu(profile):
+        return skipped(NOT_ASKED)
+    if gpu and has_gpu(host) is False:
+        return skipped("there is no GPU", wanted)
+    if not uses_containers(host, profile):
+        return skipped(PROCESS, wanted)
     if isinstance(host.runtime, Unknown):
         return unknown(wanted, host.runtime.reason)
-    if host.runtime is None:
-        return failed(wanted, "there is no container runtime")
-    if host.runtime.cdi_gpus:
-        return passed(wanted, f"CDI: {', '.join(host.runtime.cdi_gpus)}")
-    if host.runtime.nvidia_runtime:
+    return skipped(NO_ENGINE, wanted) if host.runtime is None else host.runtime
+
+
+def _gpu(host: Host, profile: Profile) -> Finding:
+    """The runtime has a way to give GPUs to containers: CDI devices, or the nvidia runtime.
+
+    Why: `could not select device driver "" with capabilities: [[gpu]]` has five causes, and says none of them.
+    Pass: CDI devices are found, or the nvidia runtime is registered. `deployer check --deep` proves it.
+    Warn: never.
+    Fail: neither is there; the one broken link is named.
+    Skip: the profile wants no GPU, there is none, or no runtime answers.
+    Fix: install the Container Toolkit, register it, or write a CDI specification.
+    """
+    wanted = "a runtime that can give GPUs to containers"
+    engine = asked(host, profile, wanted, gpu=True)
+    if isinstance(engine, Finding):
+        return engine
+    way = route(host)
+    if way == "cdi":
+        return passed(wanted, f"CDI: {', '.join(engine.cdi_gpus)}")
+    if way == "runtime":
         return passed(wanted, "the nvidia runtime")
-    if has_gpu(host) is False:
-        return failed(wanted, "neither CDI devices nor the nvidia runtime, and no GPU either")
-    toolkit = not isinstance(host.system, Unknown) and "nvidia-ctk" in host.system.tools
-    hint = (
-        sudo(host, "nvidia-ctk runtime configure --runtime=docker")
-        + " && "
-        + sudo(host, "systemctl restart docker")
-        if toolkit
-        else "install the NVIDIA Container Toolkit: "
-        "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
-    )
-    return failed(wanted, "neither CDI devices nor the nvidia runtime", hint)
+    found = "neither CDI devices nor the nvidia runtime"
+    if engine.root.startswith("/var/snap/"):
+        return failed(wanted, f"{found}; this Docker is a snap", "runtime.snap says what to do")
+    if isinstance(host.toolkit, Unknown):
+        return failed(wanted, found, TOOLKIT)
+    if not has(host, "nvidia-ctk") and host.toolkit is None:
+        return failed(wanted, f"{found}; the Container Toolkit is not installed", _install_toolkit(host))
+    if engine.kind == "podman":
+        hint = sudo(host, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+        return failed(wanted, f"{found}; no CDI specification has been written", hint)
+    configure = "nvidia-ctk runtime configure --runtime=docker"
+    if engine.rootless:
+        hint = f"{configure} --config=$HOME/.config/docker/daemon.json, then restart the rootless daemon"
+    else:
+        hint = then(sudo(host, configure), service(host, "restart docker"))
+    return failed(wanted, f"{found}; the toolkit is there and Docker does not know it", hint)
 
 
-CHECKS = (Check("runtime.engine", _engine), Check("runtime.gpu", _gpu))
+def _install_toolkit(host: Host) -> str:
+    known = not isinstance(host.packages, Unknown) and "nvidia-container-toolkit" in host.packages
+    command = install(host, "nvidia-container-toolkit") if known else None
+    return command or TOOLKIT
+
+
+def _version(host: Host, profile: Profile) -> Finding:
+    """The engine is new enough for what deployer asks of it.
+
+    Why: CDI devices over the API need Docker 25 (API 1.44); without BuildKit no image can be built.
+    Pass: Docker 25 or later, Podman 4 or later.
+    Warn: it is older; GPUs still come through the nvidia runtime.
+    Fail: Docker before 19.03, which knows no GPUs.
+    Skip: containers are not used, no runtime answers, or its version is not a number.
+    Fix: Docker's own packages are newer than the distribution's.
+    """
+    wanted = "Docker 25 or Podman 4, or later"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    number = engine.version.split("+")[0].split("-")[0].split("~")[0]
+    found = f"{engine.kind} {engine.version}"
+    hint = "newer packages: https://docs.docker.com/engine/install/"
+    try:
+        if at_least(number, "4" if engine.kind == "podman" else "25"):
+            return passed(wanted, found)
+        old = engine.kind == "docker" and not at_least(number, "19.3")
+    except ValueError:
+        return unknown(wanted, f"the version `{engine.version}` is not a number")
+    return (failed if old else warned)(wanted, found, hint)
+
+
+def _storage(host: Host, profile: Profile) -> Finding:
+    """The engine keeps layers with a driver that shares them.
+
+    Why: `vfs` copies every layer whole, so a 6 GB image takes many times that; devicemapper is gone from Docker 25.
+    Pass: any other driver.
+    Warn: vfs or devicemapper.
+    Fail: never.
+    Skip: containers are not used, or no runtime answers.
+    Fix: a file system that overlay2 works on, and daemon.json's `storage-driver`.
+    """
+    wanted = "a storage driver that shares layers"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    if engine.storage_driver in ("vfs", "devicemapper"):
+        return warned(
+            wanted, engine.storage_driver, 'set "storage-driver": "overlay2" in /etc/docker/daemon.json'
+        )
+    return passed(wanted, engine.storage_driver or "its default")
+
+
+def _snap(host: Host, profile: Profile) -> Finding:
+    """Docker is not a snap.
+
+    Why: a snap is confined: it sees neither the driver's libraries nor the toolkit, and says `load library failed:
+        libnvidia-ml.so.1`.
+    Pass: its data is not below /var/snap.
+    Warn: it is, and the profile wants no GPU.
+    Fail: it is, and the profile wants one.
+    Skip: containers are not used, or no runtime answers.
+    Fix: remove the snap, install Docker's own packages.
+    """
+    wanted = "Docker from packages, not from a snap"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    if not engine.root.startswith("/var/snap/"):
+        return passed(wanted, engine.root or "not a snap")
+    remove = f"{sudo(host, 'snap remove docker')}, then " if has(host, "snap") else ""
+    hint = f"{remove}install Docker Engine: https://docs.docker.com/engine/install/"
+    return (failed if wants_gpu(profile) else warned)(wanted, f"a snap: {engine.root}", hint)
+
+
+def _rootless(host: Host, profile: Profile) -> Finding:
+    """The toolkit's `no-cgroups` suits the daemon: on for a rootless one, off for the system's.
+
+    Why: without it a rootless container fails in `bpf_prog_query`; with it a container of the system's daemon says
+        `Failed to initialize NVML: Unknown Error`. One file serves both, so CDI is the way for both.
+    Pass: GPUs come through CDI, or the setting suits the daemon.
+    Warn: never.
+    Fail: it does not suit.
+    Skip: the profile wants no GPU, there is none, no runtime answers, or the toolkit's settings cannot be read.
+    Fix: nvidia-ctk sets it, or writes a CDI specification.
+    """
+    wanted = "no-cgroups as the daemon needs it"
+    engine = asked(host, profile, wanted, gpu=True)
+    if isinstance(engine, Finding):
+        return engine
+    if route(host) == "cdi":
+        return passed(wanted, "CDI does not use it")
+    if isinstance(host.toolkit, Unknown):
+        return unknown(wanted, host.toolkit.reason)
+    if host.toolkit is None:
+        return skipped("the Container Toolkit is not installed", wanted)
+    on = host.toolkit.settings.get("nvidia-container-cli.no-cgroups") == "true"
+    if on == engine.rootless:
+        return passed(wanted, "on" if on else "off")
+    daemon = "the daemon is rootless" if engine.rootless else "the daemon is the system's"
+    hint = None
+    if has(host, "nvidia-ctk"):
+        value = "" if engine.rootless else "=false"
+        hint = sudo(host, f"nvidia-ctk config --set nvidia-container-cli.no-cgroups{value} --in-place")
+    return failed(wanted, f"it is {'on' if on else 'off'}, and {daemon}", hint)
+
+
+def _buildx(host: Host, profile: Profile) -> Finding:
+    """Images can be built here, or need not be.
+
+    Why: they are built with BuildKit, for its secrets and caches; the plug-in is a package of its own.
+    Pass: the client has buildx, or the image is here already.
+    Warn: never.
+    Fail: it has not, and the image must be built.
+    Skip: containers are not used, no runtime answers, or the host was saved without it.
+    Fix: the package of the plug-in.
+    """
+    from deployer.images.recipe import tags
+
+    wanted = "docker with buildx"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    if any(host.images.get(tag) is True for tag in tags(profile.image, profile.variant)):
+        return passed("", "not needed: the image is here")
+    if isinstance(engine.buildx, Unknown):
+        return unknown(wanted, engine.buildx.reason)
+    if engine.buildx:
+        return passed(wanted, "there")
+    known = not isinstance(host.packages, Unknown) and "docker-ce" in host.packages
+    hint = install(host, "docker-buildx-plugin" if known else "docker-buildx", "docker-buildx-plugin")
+    return failed(wanted, "no buildx for the docker client", hint or "install docker-buildx-plugin")
+
+
+def _logs(host: Host, profile: Profile) -> Finding:
+    """The logs of containers stop growing at some size.
+
+    Why: `json-file` without a limit fills the disk of the images; deployer limits the logs of its own containers.
+    Pass: another driver, or a limit is set.
+    Warn: `json-file` and no limit.
+    Fail: never.
+    Skip: containers are not used, no runtime answers, or its settings cannot be read.
+    Fix: log-opts in daemon.json.
+    """
+    wanted = "container logs with a limit"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    if isinstance(engine.logs_limited, Unknown):
+        return unknown(wanted, engine.logs_limited.reason)
+    if engine.logs_limited is False:
+        hint = '"log-opts": {"max-size": "50m", "max-file": "3"} in /etc/docker/daemon.json'
+        return warned(wanted, "json-file, which grows for ever", hint)
+    return passed(wanted, "limited" if engine.logs_limited else str(engine.log_driver))
+
+
+def _here(host: Host, profile: Profile) -> Finding:
+    """The engine runs on this machine.
+
+    Why: with DOCKER_HOST or a context elsewhere, the facts of this audit are of one machine and the containers on
+        another; folders given to a container would be looked for there.
+    Pass: it is asked over a local socket.
+    Warn: never.
+    Fail: it is asked over the network.
+    Skip: containers are not used, or no runtime answers.
+    Fix: unset DOCKER_HOST, and run deployer on that machine.
+    """
+    wanted = "an engine on this machine"
+    engine = asked(host, profile, wanted)
+    if isinstance(engine, Finding):
+        return engine
+    if engine.remote:
+        return failed(
+            wanted, "DOCKER_HOST names another machine", "run deployer there, or: unset DOCKER_HOST"
+        )
+    return passed(wanted, "a local socket")
+
+
+def _swarm(host: Host, profile: Profile) -> Finding:
+    """A swarm does not give the same GPU to other services.
+
+    Why: without `node-generic-resources` every service of a swarm that asks for GPUs sees all of them.
+    Pass: this node is in no swarm, or its GPUs are listed as generic resources.
+    Warn: it is in a swarm and they are not listed.
+    Fail: never.
+    Skip: the profile wants no GPU, there is none, or no runtime answers.
+    Fix: node-generic-resources by UUID in daemon.json, swarm-resource in the toolkit's config.toml.
+    """
+    wanted = "GPUs that swarm services do not share unseen"
+    engine = asked(host, profile, wanted, gpu=True)
+    if isinstance(engine, Finding):
+        return engine
+    if isinstance(engine.swarm, Unknown):
+        return unknown(wanted, engine.swarm.reason)
+    if not engine.swarm:
+        return passed(wanted, "no swarm")
+    if isinstance(engine.generic_resources, Unknown):
+        return unknown(wanted, engine.generic_resources.reason)
+    if any("gpu" in entry.lower() for entry in engine.generic_resources):
+        return passed(wanted, ", ".join(engine.generic_resources))
+    hint = '"node-generic-resources": ["NVIDIA-GPU=<UUID>"] in /etc/docker/daemon.json'
+    return warned(wanted, "this node is in a swarm and lists no GPUs", hint)
+
+
+CHECKS = (
+    Check("runtime.engine", _engine, pains=(1,)),
+    Check("runtime.gpu", _gpu, pains=(1, 4)),
+    Check("runtime.version", _version, advice=True),
+    Check("runtime.here", _here, pains=(1,)),
+    Check("runtime.snap", _snap, pains=(1,), advice=True),
+    Check("runtime.rootless", _rootless, pains=(7,), advice=True),
+    Check("runtime.storage", _storage, pains=(28,), advice=True),
+    Check("runtime.buildx", _buildx),
+    Check("runtime.logs", _logs, pains=(28,), advice=True),
+    Check("runtime.swarm", _swarm, pains=(40,), advice=True),
+)

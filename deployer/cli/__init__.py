@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("deployer.cli.chat", "Talk to a deployment."),
     "pull": ("deployer.cli.pull", "Fetch and verify a profile's model."),
     "build": ("deployer.cli.build", "Build container images."),
+    "compat": ("deployer.cli.compat", "Say which CUDA, torch and images run on which driver and GPU."),
     "profiles": ("deployer.cli.profiles", "List, show and validate profiles."),
 }
 

@@ -7,7 +7,8 @@ import click
 from deployer import images
 from deployer.cli import show
 from deployer.cli.place import build_options, place
-from deployer.images import BuildSettings, Recipe, Variant
+from deployer.images import Recipe, Variant, builder
+from deployer.images.builder import BuildSettings
 
 
 @click.command("build")
@@ -52,7 +53,7 @@ def command(
         reference = images.tag(recipe, variant, settings.base)
         there = runtime.has_image(reference) and not no_cache
         if not there:
-            images.build(recipe, variant, settings, home=here.home, web=here.web, progress=screen)
+            builder.build(recipe, variant, settings, home=here.home, web=here.web, progress=screen)
         built.append({"image": f"{recipe.name}:{variant.name}", "reference": reference, "built": not there})
         if not as_json:
             click.echo(reference)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deployer import host
+from deployer import host, images
 from deployer.home import Home
+from deployer.host.base import gather
 from deployer.profile import Profile
 
 if TYPE_CHECKING:
     from deployer import runtimes
     from deployer.fetch import Web
+
+
+REGISTRY = "https://registry-1.docker.io/v2/"  # where the default OS base comes from
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,28 @@ class Place:
             from deployer import models
             from deployer.engines import engine
 
-            store = models.Store(self.home)
+            store, wanted_of = models.Store(self.home), {}
             for wanted in hub:
-                url = models.source_url(wanted.model, self.web)
-                if url and not store.get(models.model_id(wanted.model, engine(wanted.engine).files)):
-                    urls.add(url)
-        proxies = {s: p for s in ("http", "https") if (p := _proxy(s))}
+                if url := models.source_url(wanted.model, self.web):
+                    wanted_of[models.model_id(wanted.model, engine(wanted.engine).files)] = url
+            # A dead network disk must not hold up the audit: what it holds is then taken as not there.
+            held = gather({id_: partial(store.get, id_) for id_ in wanted_of}, limit=0.5)
+            urls = {
+                url for id_, url in wanted_of.items() if isinstance(held[id_], host.Unknown) or not held[id_]
+            }
         return host.Questions(
             models=self.home.models,
-            engines=self.home.engines,
+            engines=self.home.root / "engines",  # as it is: to resolve it would wait for a dead disk
             docker=self.docker,
+            temporary=Path(os.environ.get("TMPDIR") or "/tmp"),
             ports=ports,
             urls=tuple(sorted(urls)),
-            proxies=proxies,
+            registry=REGISTRY,
+            images=tuple(
+                dict.fromkeys(tag for wanted in profiles for tag in images.tags(wanted.image, wanted.variant))
+            ),
+            proxies={scheme: found for scheme in ("http", "https", "no") if (found := _proxy(scheme))},
+            root=Path(os.environ.get("DEPLOYER_ROOT") or "/"),
         )
 
 

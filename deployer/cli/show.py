@@ -45,8 +45,20 @@ def width() -> int:
     return min(columns or 100, 120)
 
 
+def out(text: str) -> None:
+    """`text` on stdout, with `?` for what its encoding cannot hold."""
+    code = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(code, "replace").decode(code))
+
+
 def show_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """`value` on stdout as JSON, in ASCII where nothing else can be printed."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
 
 
 def show_error(error: DeployerError, *, as_json: bool = False) -> None:

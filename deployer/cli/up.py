@@ -10,7 +10,8 @@ from deployer import checks, host, images, plan, profile
 from deployer.cli import show
 from deployer.cli.place import Place, build_options, place
 from deployer.errors import BuildError, Refused
-from deployer.images import BuildSettings
+from deployer.images import base as bases
+from deployer.images.builder import BuildSettings
 from deployer.plan import Choice, Record, World
 from deployer.profile import Profile
 from deployer.quantity import format_duration
@@ -64,7 +65,7 @@ def command(
             try:
                 recipe = images.load(wanted.image)
                 has_image = here.runtime("docker").has_image
-                the_base = images.choose(recipe, recipe.variant(wanted.variant), has_image)
+                the_base = bases.choose(recipe, recipe.variant(wanted.variant), has_image)
             except BuildError as error:
                 chosen = plan.without_images(wanted, runtime, error)
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))

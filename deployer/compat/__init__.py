@@ -1,51 +1,27 @@
-"""What works with what: CUDA and drivers, GPUs and their rates. Data with sources, and pure lookups."""
+"""What works with what: CUDA, drivers, GPUs, cuDNN, torch and images. Data with sources, and pure answers."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cache
-
-from deployer import resources
-from deployer.quantity import at_least
-
-# Least driver of a CUDA family under minor-version compatibility: NVIDIA, "CUDA Compatibility".
-FAMILY_DRIVER = {"11": "450.80.02", "12": "525.60.13", "13": "580.65.06"}
-
-
-@dataclass(frozen=True)
-class Card:
-    """Nominal facts of a GPU model; `vram` in bytes, `bandwidth` in bytes per second."""
-
-    name: str
-    compute_capability: str
-    vram: int
-    bandwidth: float
-
-
-def newest_cuda(driver: str) -> str | None:
-    """The newest CUDA whose toolkit driver `driver` reaches: `"580.65.06"` → `"13.0"`; None before 11.0."""
-    found = None
-    for cuda, least in _rows("cuda.tsv"):
-        if at_least(driver, least):
-            found = cuda
-    return found
-
-
-def family_driver(cuda: str) -> str | None:
-    """The least driver that runs programs of this CUDA's major version, None for unknown ones."""
-    return FAMILY_DRIVER.get(cuda.split(".")[0])
-
-
-def card(name: str) -> Card | None:
-    """The GPU model that NVML calls `name`; drivers before 465 leave out the vendor's name."""
-    wanted = name.lower().removeprefix("nvidia ")
-    for model, capability, vram, rate in _rows("gpus.tsv"):
-        if model.lower().removeprefix("nvidia ") == wanted:
-            return Card(model, capability, int(vram) << 20, float(rate) * 1e9)
-    return None
-
-
-@cache
-def _rows(name: str) -> tuple[tuple[str, ...], ...]:
-    text = (resources.PACKAGE / "compat" / "data" / name).read_text()
-    return tuple(tuple(line.split("\t")) for line in text.splitlines() if line and not line.startswith("#"))
+from deployer.compat.answer import NO_DRIVER as NO_DRIVER
+from deployer.compat.answer import judge as judge
+from deployer.compat.cards import Card as Card
+from deployer.compat.cards import Device as Device
+from deployer.compat.cards import card as card
+from deployer.compat.cards import find as find
+from deployer.compat.cards import models as models
+from deployer.compat.cards import near as near
+from deployer.compat.demand import Compat as Compat
+from deployer.compat.demand import Demand as Demand
+from deployer.compat.demand import demand_of as demand_of
+from deployer.compat.demand import demand_of_condition as demand_of_condition
+from deployer.compat.demand import demand_of_cuda as demand_of_cuda
+from deployer.compat.demand import demand_of_environment as demand_of_environment
+from deployer.compat.demand import demand_of_official as demand_of_official
+from deployer.compat.demand import demands_of_torch as demands_of_torch
+from deployer.compat.tables import complete as complete
+from deployer.compat.tables import cuda_driver as cuda_driver
+from deployer.compat.tables import family_driver as family_driver
+from deployer.compat.tables import newest_cuda as newest_cuda
+from deployer.compat.tables import rows as rows
+from deployer.compat.tables import runs_on as runs_on
+from deployer.compat.verdict import Injection as Injection
+from deployer.compat.verdict import Kind as Kind
+from deployer.compat.verdict import Verdict as Verdict

@@ -25,30 +25,54 @@ T = TypeVar("T")
 Fact = Union[T, Unknown]  # noqa: UP007  `T | Unknown` is no value under Python 3.10
 
 
+NOT_ASKED = Unknown("not asked")
+
+
 @dataclass(frozen=True)
 class Questions:
-    """What to ask beyond the machine itself, and where the kernel's and the system's files are.
+    """What to ask beyond the machine itself, and where the machine's own files are.
 
-    `images` and `models` are the folders whose file systems matter, `ports` the TCP ports that should be
-    free, `urls` the places that models would come from. `proc`, `sys` and `etc` are elsewhere in tests.
+    `models`, `engines` and `temporary` are the folders whose file systems matter, `ports` the TCP ports that
+    should be free, `urls` the places that models would come from, `registry` the one that images would come
+    from, `images` references of which the engine is asked whether it has them. `root` is where the machine's
+    `/` is: elsewhere in tests, and for a container that has the host's files mounted.
     """
 
     models: Path
     engines: Path
     docker: str = "unix:///var/run/docker.sock"
+    temporary: Path = Path("/tmp")
     ports: tuple[int, ...] = ()
     urls: tuple[str, ...] = ()
-    proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    etc: Path = Path("/etc")
+    registry: str | None = None
+    images: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict)
+    root: Path = Path("/")
+
+    @property
+    def proc(self) -> Path:
+        return self.root / "proc"
+
+    @property
+    def sys(self) -> Path:
+        return self.root / "sys"
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc"
+
+    @property
+    def dev(self) -> Path:
+        return self.root / "dev"
 
 
-def gather(probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S) -> dict[str, Any]:
+def gather(
+    probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S, limits: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Runs all probes at once, in daemon threads; who has no answer after `limit` seconds is Unknown.
 
-    A probe that fails, or that is told something of another shape than it expects, becomes Unknown with the
-    reason.
+    `limits` gives single probes another limit. A probe that fails, or that is told something of another shape
+    than it expects, becomes Unknown with the reason.
     """
     found: dict[str, Any] = {}
 
@@ -60,14 +84,22 @@ def gather(probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S) -> d
         except (LookupError, TypeError, AttributeError) as error:
             found[name] = Unknown(f"{type(error).__name__}: {error}")
 
-    deadline = time.monotonic() + limit
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in probes.items()]
-    for thread in threads:
+    start = time.monotonic()
+    threads = {
+        name: threading.Thread(target=run, args=(name, probe), daemon=True) for name, probe in probes.items()
+    }
+    for thread in threads.values():
         thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    allowed = {name: (limits or {}).get(name, limit) for name in probes}
+    for name in sorted(probes, key=allowed.__getitem__):
+        threads[name].join(max(0.0, start + allowed[name] - time.monotonic()))
     answers = dict(found)
-    return {name: answers.get(name, Unknown(f"no answer in {limit:g} s")) for name in probes}
+    return {name: answers.get(name, Unknown(f"no answer in {allowed[name]:g} s")) for name in probes}
+
+
+def words(path: Path) -> str:
+    """The text of a small file of the kernel, without the end of its line. Raises OSError."""
+    return path.read_text(errors="replace").strip()
 
 
 def to_json(value: Any) -> Any:

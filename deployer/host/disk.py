@@ -6,12 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployer.host.base import Questions
+from deployer.host.base import NOT_ASKED, Fact, Questions
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes. `rotating` is None where the kernel does not know (network, memory, virtual disks)."""
+    """Bytes. `rotating` is None where the kernel does not know (network, memory, virtual disks).
+
+    `inodes` and `free_inodes` are None on file systems that do not count them. `volume` tells file systems
+    apart: two folders with the same one share their space. `owner` is the numeric user that `path` belongs to.
+    """
 
     path: str
     filesystem: str
@@ -19,6 +23,11 @@ class Disk:
     free: int
     rotating: bool | None
     writable: bool
+    inodes: Fact[int | None] = NOT_ASKED
+    free_inodes: Fact[int | None] = NOT_ASKED
+    volume: Fact[str] = NOT_ASKED
+    owner: Fact[int] = NOT_ASKED
+    read_only: Fact[bool] = NOT_ASKED
 
 
 def disk(path: Path, ask: Questions) -> Disk:
@@ -26,7 +35,8 @@ def disk(path: Path, ask: Questions) -> Disk:
     while not path.exists():
         path = path.parent
     stat = os.statvfs(path)
-    device = path.stat().st_dev
+    about = path.stat()
+    device = about.st_dev
     return Disk(
         path=str(path),
         filesystem=_filesystem(path, ask),
@@ -34,6 +44,11 @@ def disk(path: Path, ask: Questions) -> Disk:
         free=stat.f_bavail * stat.f_frsize,
         rotating=_rotating(os.major(device), os.minor(device), ask),
         writable=os.access(path, os.W_OK),
+        inodes=stat.f_files or None,
+        free_inodes=stat.f_favail if stat.f_files else None,
+        volume=f"{os.major(device)}:{os.minor(device)}",
+        owner=about.st_uid,
+        read_only=bool(stat.f_flag & os.ST_RDONLY),
     )
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from deployer.host.base import Questions
+from deployer.host.base import NOT_ASKED, Fact, Questions
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `available` is what a new program can get without swapping."""
+    """Bytes. `available` is what a new program can get without swapping; `limit` is this control group's.
+
+    `machine` is the whole machine's memory whatever the limit, `shared` the size of /dev/shm, `overcommit` the
+    kernel's mode (0 heuristic, 1 always, 2 strict), `maps` how many regions one process may map.
+    """
 
     total: int
     available: int
+    machine: Fact[int] = NOT_ASKED
+    limit: Fact[int | None] = NOT_ASKED
+    swap: Fact[int] = NOT_ASKED
+    free_swap: Fact[int] = NOT_ASKED
+    shared: Fact[int | None] = NOT_ASKED
+    overcommit: Fact[int | None] = NOT_ASKED
+    maps: Fact[int | None] = NOT_ASKED
 
 
 def memory(ask: Questions) -> Memory:
@@ -23,13 +37,68 @@ def memory(ask: Questions) -> Memory:
         key, _, value = line.partition(":")
         found[key] = int(value.split()[0]) * 1024
     total, available = found["MemTotal"], found["MemAvailable"]
-    for path in ("fs/cgroup/memory.max", "fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = int((ask.sys / path).read_text())
-        except (OSError, ValueError):
-            continue  # no such control group, or "max"
-        total, available = min(total, limit), min(available, limit)
-    return Memory(total, available)
+    least: int | None = None
+    for limit, used in _groups(ask):
+        if limit < found["MemTotal"]:
+            least = limit if least is None else min(least, limit)
+            total, available = min(total, limit), max(0, min(available, limit - used))
+    return Memory(
+        total=total,
+        available=available,
+        machine=found["MemTotal"],
+        limit=least,
+        swap=found.get("SwapTotal", 0),
+        free_swap=found.get("SwapFree", 0),
+        shared=_shared(ask),
+        overcommit=_number(ask.proc / "sys/vm/overcommit_memory"),
+        maps=_number(ask.proc / "sys/vm/max_map_count"),
+    )
+
+
+def _groups(ask: Questions) -> Iterator[tuple[int, int]]:
+    """Limit and use of every control group around this process; page cache that can go is not use."""
+    paths = {""}
+    try:
+        for line in (ask.proc / "self/cgroup").read_text().splitlines():
+            controllers, path = line.split(":", 2)[1:]
+            if controllers == "" or "memory" in controllers.split(","):
+                parts = [part for part in path.split("/") if part not in ("", "..")]
+                paths |= {"/".join(parts[:n]) for n in range(len(parts) + 1)}
+    except (OSError, ValueError):
+        pass
+    for folder, limit, used, cache in (
+        (ask.sys / "fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        (
+            ask.sys / "fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ):
+        for path in sorted(paths):
+            size = _number(folder / path / limit)  # None: no such control group, or "max"
+            if size is None:
+                continue
+            try:
+                stat = dict(line.split() for line in (folder / path / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                stat = {}
+            yield size, max(0, (_number(folder / path / used) or 0) - int(stat.get(cache, 0)))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _shared(ask: Questions) -> int | None:
+    try:
+        stat = os.statvfs(ask.dev / "shm")
+    except OSError:
+        return None
+    return stat.f_blocks * stat.f_frsize
 
 
 def bandwidth(size: int = 16 << 20) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployer.host.base import LIMIT_S, Questions
+from deployer.host.base import LIMIT_S, NOT_ASKED, Fact, Questions
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,20 @@ class Port:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether a place answers at all; `status` is its HTTP status, whatever it is."""
+    """Whether a place answers at all; `status` is its HTTP status, whatever it is; `seconds` how long it took."""
 
     url: str
     status: int
+    seconds: Fact[float] = NOT_ASKED
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """The proxies that this user's programs are told of; `exempt` are the places reached without (NO_PROXY)."""
+
+    http: str | None
+    https: str | None
+    exempt: tuple[str, ...]
 
 
 def port(number: int, ask: Questions) -> Port:
@@ -63,6 +74,20 @@ def port_owner(number: int, proc: Path = Path("/proc")) -> str | None:
     return None
 
 
+def proxies(ask: Questions) -> Proxies | None:
+    """None where none is set. A password in an address is not kept."""
+    http, https = (_without_password(ask.proxies.get(scheme)) for scheme in ("http", "https"))
+    exempt = tuple(part.strip() for part in ask.proxies.get("no", "").split(",") if part.strip())
+    return Proxies(http, https, exempt) if http or https else None
+
+
+def _without_password(url: str | None) -> str | None:
+    if not url or "@" not in url:
+        return url or None
+    scheme, sep, rest = url.rpartition("://")
+    return f"{scheme}{sep}{rest.rpartition('@')[2]}"
+
+
 def answer(url: str, ask: Questions) -> Answer:
     """Asks `url` for its head, through the proxy if one is set. Raises OSError when nothing answers."""
     import http.client
@@ -74,6 +99,7 @@ def answer(url: str, ask: Questions) -> Answer:
     target = urlparse(proxy if proxy else url)
     port = target.port or (443 if target.scheme == "https" else 80)
     connection: http.client.HTTPConnection
+    start = time.monotonic()
     if parsed.scheme == "https":
         connection = http.client.HTTPSConnection(
             target.hostname or "", port, timeout=LIMIT_S * 0.9, context=ssl.create_default_context()
@@ -84,9 +110,12 @@ def answer(url: str, ask: Questions) -> Answer:
         connection.set_tunnel(parsed.hostname or "", parsed.port or 443)
     try:
         connection.request("HEAD", parsed.path or "/")
-        return Answer(url, connection.getresponse().status)
+        status = connection.getresponse().status
+        return Answer(url, status, round(time.monotonic() - start, 3))
     except socket.gaierror as error:
         raise OSError(f"the name {target.hostname} cannot be resolved") from error
+    except ssl.SSLCertVerificationError as error:
+        raise OSError(f"certificate not trusted: {error.verify_message}") from error
     except http.client.HTTPException as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     finally:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deployer._version import __version__
 from deployer.errors import QuestionError
-from deployer.host import disk, driver, gpu, memory, network, runtime, system
-from deployer.host.base import Fact, Questions, Unknown, from_json, gather
+from deployer.host import disk, driver, memory, network, nvml, runtime, system, toolkit
+from deployer.host.base import NOT_ASKED, Fact, Questions, Unknown, from_json, gather
+from deployer.host.deep import Deep
 from deployer.host.disk import Disk
-from deployer.host.driver import Driver
+from deployer.host.driver import Driver, FabricManager, KernelLog, Libraries, Modules, Nodes, PciGpu
 from deployer.host.gpu import Gpu
 from deployer.host.memory import Memory
-from deployer.host.network import Answer, Port
+from deployer.host.network import Answer, Port, Proxies
 from deployer.host.runtime import ContainerRuntime
-from deployer.host.system import Cpu, System
+from deployer.host.system import Cpu, Package, System
+from deployer.host.toolkit import Specification, Toolkit
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is there at one moment. `driver` and `runtime` are None when there is none."""
+    """What is there at one moment. None means that there is none, or that it does not apply here.
+
+    `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that
+    its library speaks. `images` are references asked for and whether the engine has them; `registry` is None
+    when nothing has to come from it. `deep` is what `check --deep` tried, None where it was not asked to.
+    """
 
     taken: str
     version: str
@@ -36,51 +44,70 @@ class Host:
     images_disk: Fact[Disk]
     engines_disk: Fact[Disk]
     driver: Fact[Driver | None]
-    pci_gpus: Fact[tuple[str, ...]]
+    pci_gpus: Fact[tuple[PciGpu, ...]]
     cuda: Fact[str]
     gpus: Fact[tuple[Gpu, ...]]
     runtime: Fact[ContainerRuntime | None]
     ports: Mapping[str, Fact[Port]]
     sources: Mapping[str, Fact[Answer]]
+    temporary_disk: Fact[Disk] = NOT_ASKED
+    libraries: Fact[Libraries] = NOT_ASKED
+    modules: Fact[Modules] = NOT_ASKED
+    nodes: Fact[Nodes] = NOT_ASKED
+    nvswitches: Fact[int] = NOT_ASKED
+    fabric_manager: Fact[FabricManager | None] = NOT_ASKED
+    kernel_log: Fact[KernelLog] = NOT_ASKED
+    packages: Fact[Mapping[str, Package]] = NOT_ASKED
+    toolkit: Fact[Toolkit | None] = NOT_ASKED
+    cdi: Fact[tuple[Specification, ...]] = NOT_ASKED
+    images: Mapping[str, Fact[bool]] = field(default_factory=dict)
+    registry: Fact[Answer | None] = NOT_ASKED
+    proxies: Fact[Proxies | None] = NOT_ASKED
+    deep: Deep | None = None
 
 
 def probe(ask: Questions) -> Host:
     """Asks everything at once; no single answer can hold up or spoil the others."""
+    engine = _Shared(partial(runtime.runtime, ask))
+    present = _Shared(partial(_present, engine, ask))
     probes: dict[str, Callable[[], Any]] = {
         "system": partial(system.system, ask),
         "cpu": partial(system.cpu, ask),
         "memory": partial(memory.memory, ask),
         "models_disk": partial(disk.disk, ask.models, ask),
         "engines_disk": partial(disk.disk, ask.engines, ask),
+        "temporary_disk": partial(disk.disk, ask.temporary, ask),
+        "images_disk": partial(_images_disk, engine, ask),
         "driver": partial(driver.driver, ask),
+        "modules": partial(driver.modules, ask),
+        "libraries": partial(driver.libraries, ask),
+        "nodes": partial(driver.nodes, ask),
         "pci_gpus": partial(driver.pci_gpus, ask),
-        "nvml": partial(gpu.nvml, ask),
-        "runtime": partial(runtime.runtime, ask),
+        "nvswitches": partial(driver.nvswitches, ask),
+        "fabric_manager": partial(driver.fabric_manager, ask),
+        "kernel_log": partial(driver.kernel_log, ask),
+        "packages": partial(system.packages, ask),
+        "toolkit": partial(toolkit.toolkit, ask),
+        "cdi": partial(toolkit.cdi, ask),
+        "nvml": partial(nvml.nvml, ask),
+        "runtime": engine.ask,
+        "images": present.ask,
+        "registry": partial(_registry, present, ask),
+        "proxies": partial(network.proxies, ask),
         **{f"port {n}": partial(network.port, n, ask) for n in ask.ports},
         **{f"url {u}": partial(network.answer, u, ask) for u in ask.urls},
     }
-    found = gather(probes)
-    nvml, engine = found["nvml"], found["runtime"]
-    if isinstance(engine, ContainerRuntime) and engine.root:
-        images = gather({"disk": partial(disk.disk, Path(engine.root), ask)})["disk"]
-    else:
-        images = engine if isinstance(engine, Unknown) else Unknown("there is no container runtime")
+    found = gather(probes, limits={"nvml": nvml.LIMIT_S})
+    gpus, images = found.pop("nvml"), found.pop("images")
     return Host(
         taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         version=__version__,
-        system=found["system"],
-        cpu=found["cpu"],
-        memory=found["memory"],
-        models_disk=found["models_disk"],
-        images_disk=images,
-        engines_disk=found["engines_disk"],
-        driver=found["driver"],
-        pci_gpus=found["pci_gpus"],
-        cuda=nvml if isinstance(nvml, Unknown) else nvml.cuda,
-        gpus=nvml if isinstance(nvml, Unknown) else nvml.gpus,
-        runtime=engine,
-        ports={str(n): found[f"port {n}"] for n in ask.ports},
-        sources={u: found[f"url {u}"] for u in ask.urls},
+        cuda=gpus if isinstance(gpus, Unknown) else gpus.cuda,
+        gpus=gpus if isinstance(gpus, Unknown) else gpus.gpus,
+        ports={str(n): found.pop(f"port {n}") for n in ask.ports},
+        sources={u: found.pop(f"url {u}") for u in ask.urls},
+        images=dict.fromkeys(ask.images, images) if isinstance(images, Unknown) else images,
+        **found,
     )
 
 
@@ -94,3 +121,51 @@ def load(path: Path) -> Host:
         raise QuestionError(
             f"{path} is not a saved host: {error}", hint="save one with: deployer check --json > host.json"
         ) from error
+
+
+class _Shared:
+    """One answer that several probes wait for: asked by the one, taken by the others, errors included."""
+
+    def __init__(self, question: Callable[[], Any]) -> None:
+        self._question = question
+        self._done = threading.Event()
+        self._answer: Any = None
+        self._error: Exception | None = None
+
+    def ask(self) -> Any:
+        try:
+            self._answer = self._question()
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._done.set()
+        return self._answer
+
+    def take(self) -> Any:
+        self._done.wait()
+        if self._error:
+            raise OSError(str(self._error))
+        return self._answer
+
+
+def _images_disk(engine: _Shared, ask: Questions) -> Disk | Unknown:
+    found = engine.take()
+    if not isinstance(found, ContainerRuntime) or not found.root:
+        return Unknown("there is no container runtime")
+    if found.remote:
+        return Unknown("the container runtime is on another machine")
+    return disk.disk(ask.root / found.root.lstrip("/"), ask)
+
+
+def _present(engine: _Shared, ask: Questions) -> dict[str, Fact[bool]]:
+    if engine.take() is None:
+        return dict.fromkeys(ask.images, False)
+    return gather({name: partial(runtime.present, name, ask) for name in ask.images})
+
+
+def _registry(present: _Shared, ask: Questions) -> Answer | None:
+    """Asked only where something would have to come from there."""
+    if ask.registry is None or not ask.images or any(here is True for here in present.take().values()):
+        return None
+    return network.answer(ask.registry, ask)

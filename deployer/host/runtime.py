@@ -1,24 +1,34 @@
 """The container runtime, asked over its socket.
 
-The Engine API is two plain HTTP requests here. The `docker` package asks the same and costs 0.15 s to
+The Engine API is a few plain HTTP requests here. The `docker` package asks the same and costs 0.15 s to
 import, as much as all of `deployer check` may take; it is used where containers are started.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from deployer.host.base import LIMIT_S, Questions
+from deployer.host.base import LIMIT_S, NOT_ASKED, Fact, Questions, Unknown
+from deployer.host.toolkit import specifications
 
 
 @dataclass(frozen=True)
 class ContainerRuntime:
-    """`kind` is `docker` or `podman`; `refused` says why nothing may be asked although a socket is there."""
+    """`kind` is `docker` or `podman`.
+
+    `cdi` is whether the engine reads CDI specifications at all, `cdi_folders` where; `cdi_gpus` are the
+    `nvidia.com/gpu` devices found there. `runtimes` are the OCI runtimes by name. `logs_limited` is whether the
+    default log driver ever stops growing. `proxies` are the engine's own. `containers` are the running ones, id
+    (12 digits) to name. `buildx` is whether the client's plug-in is on this machine.
+    """
 
     kind: str
     version: str
@@ -29,6 +39,23 @@ class ContainerRuntime:
     rootless: bool
     nvidia_runtime: bool
     cdi_gpus: tuple[str, ...]
+    cdi: Fact[bool] = NOT_ASKED
+    cdi_folders: Fact[tuple[str, ...]] = NOT_ASKED
+    runtimes: Fact[tuple[str, ...]] = NOT_ASKED
+    default_runtime: Fact[str] = NOT_ASKED
+    log_driver: Fact[str] = NOT_ASKED
+    logs_limited: Fact[bool | None] = NOT_ASKED
+    proxies: Fact[Mapping[str, str]] = NOT_ASKED
+    swarm: Fact[bool] = NOT_ASKED
+    generic_resources: Fact[tuple[str, ...]] = NOT_ASKED
+    containers: Fact[Mapping[str, str]] = NOT_ASKED
+    components: Mapping[str, str] = field(default_factory=dict)
+    security: Fact[tuple[str, ...]] = NOT_ASKED
+    buildx: Fact[bool] = NOT_ASKED
+    remote: bool = False
+
+
+_PLUGINS = ("usr/libexec/docker", "usr/lib/docker", "usr/local/lib/docker", "usr/local/libexec/docker")
 
 
 def runtime(ask: Questions) -> ContainerRuntime | None:
@@ -37,16 +64,23 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
     try:
         if scheme == "unix" and not Path(place).exists():
             return None
-        version, info = _both(ask.docker, "/version", "/info")
+        version, info, containers = _all(ask.docker, "/version", "/info", "/containers/json")
     except PermissionError as error:
         raise PermissionError(f"this user may not use {place}") from error
     except ConnectionRefusedError:
         return None  # a socket that an ended daemon left behind
     except TimeoutError as error:
         raise TimeoutError(f"{ask.docker} does not answer") from error
-    parts = {part.get("Name", "") for part in version.get("Components") or ()}
+    parts = {
+        str(part.get("Name", "")): str(part.get("Version", "")) for part in version.get("Components") or ()
+    }
+    podman = "Podman Engine" in parts
+    folders = tuple(str(folder) for folder in info.get("CDISpecDirs") or ())
+    if podman and not folders:  # it always reads CDI, and its /info does not say where
+        folders = ("/etc/cdi", "/var/run/cdi")
+    settings = _settings(ask)
     return ContainerRuntime(
-        kind="podman" if "Podman Engine" in parts else "docker",
+        kind="podman" if podman else "docker",
         version=version.get("Version", ""),
         api=version.get("ApiVersion", ""),
         root=info.get("DockerRootDir", ""),
@@ -54,50 +88,107 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
         cgroup=f"{info.get('CgroupDriver', '')} v{info.get('CgroupVersion', '')}",
         rootless=any("rootless" in str(o) for o in info.get("SecurityOptions") or ()),
         nvidia_runtime="nvidia" in (info.get("Runtimes") or {}),
-        cdi_gpus=_cdi_gpus(info.get("CDISpecDirs") or ()),
+        cdi_gpus=_cdi_gpus(folders, ask),
+        cdi=bool(folders),
+        cdi_folders=folders,
+        runtimes=tuple(info.get("Runtimes") or ()),
+        default_runtime=info.get("DefaultRuntime", ""),
+        log_driver=info.get("LoggingDriver", ""),
+        logs_limited=_logs_limited(info.get("LoggingDriver"), settings),
+        proxies={
+            name: str(info[key])
+            for name, key in (("http", "HttpProxy"), ("https", "HttpsProxy"), ("no", "NoProxy"))
+            if info.get(key)
+        },
+        swarm=(info.get("Swarm") or {}).get("LocalNodeState") == "active",
+        generic_resources=settings
+        if isinstance(settings, Unknown)
+        else tuple(str(entry) for entry in settings.get("node-generic-resources") or ()),
+        containers=containers
+        if isinstance(containers, Unknown)
+        else {str(c["Id"])[:12]: str((c.get("Names") or [""])[0]).lstrip("/") for c in containers},
+        components=parts,
+        security=tuple(str(o) for o in info.get("SecurityOptions") or ()),
+        buildx=_buildx(ask),
+        remote=scheme != "unix",
     )
 
 
-def _cdi_gpus(folders: Any) -> tuple[str, ...]:
-    """Names of `nvidia.com/gpu` devices in the specifications that the engine reads."""
-    names = []
-    for folder in folders:
-        for path in sorted(Path(folder).glob("*")):
-            if path.suffix not in (".json", ".yaml", ".yml"):
-                continue
-            import yaml
+def present(reference: str, ask: Questions) -> bool:
+    """Whether the engine has the image `reference`. Raises OSError when it cannot be asked."""
+    try:
+        _get(ask.docker, f"/images/{quote(reference, safe='/:')}/json")
+    except FileNotFoundError:
+        return False
+    return True
 
-            try:
-                text = path.read_text()
-                spec = yaml.safe_load(text) if "nvidia.com/gpu" in text else None
-                if isinstance(spec, dict) and spec.get("kind") == "nvidia.com/gpu":
-                    names += [str(device["name"]) for device in spec.get("devices") or ()]
-            except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-                continue  # one that the engine cannot use either
+
+def _settings(ask: Questions) -> dict[str, Any] | Unknown:
+    """The engine's own file; empty where there is none, which is how most engines run."""
+    try:
+        found = json.loads((ask.etc / "docker/daemon.json").read_text() or "{}")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return Unknown(f"daemon.json: {error}")
+    return found if isinstance(found, dict) else Unknown("daemon.json is no object")
+
+
+def _logs_limited(driver: object, settings: dict[str, Any] | Unknown) -> Fact[bool | None]:
+    """None for a driver that keeps no files of its own; `json-file` grows for ever unless told otherwise."""
+    if driver != "json-file":
+        return None if driver not in ("local",) else True
+    if isinstance(settings, Unknown):
+        return settings
+    return "max-size" in (settings.get("log-opts") or {})
+
+
+def _buildx(ask: Questions) -> bool:
+    places = [ask.root / place / "cli-plugins/docker-buildx" for place in _PLUGINS]
+    homes = [line.split(":")[5] for line in _passwd(ask) if line.count(":") >= 6]
+    here = [ask.root / home.lstrip("/") / ".docker/cli-plugins/docker-buildx" for home in homes]
+    return any(path.exists() for path in (*places, *here))
+
+
+def _passwd(ask: Questions) -> list[str]:
+    """The entry of this user alone."""
+    try:
+        lines = (ask.etc / "passwd").read_text().splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.split(":")[2:3] == [str(os.geteuid())]]
+
+
+def _cdi_gpus(folders: tuple[str, ...], ask: Questions) -> tuple[str, ...]:
+    """Names of `nvidia.com/gpu` devices in the specifications that the engine reads."""
+    names = [name for spec in specifications(folders, ask) if not spec.unreadable for name in spec.devices]
     return tuple(dict.fromkeys(names))
 
 
-def _both(address: str, one: str, other: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two answers in the time of the slower one; the second's error is raised when the first has none."""
-    found: list[dict[str, Any]] = []
-    failed: list[OSError] = []
+def _all(address: str, *paths: str) -> list[Any]:
+    """Every answer in the time of the slowest one. The last is Unknown when it fails; the others raise."""
+    found: dict[str, Any] = {}
 
-    def ask() -> None:
+    def ask(path: str) -> None:
         try:
-            found.append(_get(address, one))
+            found[path] = _get(address, path)
         except OSError as error:
-            failed.append(error)
+            found[path] = error
 
-    aside = threading.Thread(target=ask, daemon=True)
-    aside.start()
-    info = _get(address, other)
-    aside.join()
-    if failed:
-        raise failed[0]
-    return found[0], info
+    aside = [threading.Thread(target=ask, args=(path,), daemon=True) for path in paths[1:]]
+    for thread in aside:
+        thread.start()
+    ask(paths[0])
+    for thread in aside:
+        thread.join()
+    for path in paths[:-1]:
+        if isinstance(found[path], OSError):
+            raise found[path]
+    last = found[paths[-1]]
+    return [*(found[path] for path in paths[:-1]), Unknown(str(last)) if isinstance(last, OSError) else last]
 
 
-def _get(address: str, path: str) -> dict[str, Any]:
+def _get(address: str, path: str) -> Any:
     """One request in HTTP/1.0, which ends with the connection: `http.client` costs 25 ms to import."""
     scheme, _, place = address.partition("://")
     if scheme not in ("unix", "tcp"):
@@ -114,10 +205,11 @@ def _get(address: str, path: str) -> dict[str, Any]:
     status = head.split(b"\r\n")[0].split(b" ")
     if len(status) < 2 or not status[0].startswith(b"HTTP/"):
         raise OSError(f"{address} does not speak HTTP")
+    if status[1] == b"404":
+        raise FileNotFoundError(f"{address} answers HTTP 404 to {path}")
     if status[1] != b"200":
         raise OSError(f"{address} answers HTTP {status[1].decode()} to {path}")
     try:
-        found: dict[str, Any] = json.loads(body)
+        return json.loads(body)
     except ValueError as error:
         raise OSError(f"{address} answers {path} with something that is not JSON") from error
-    return found

@@ -1,9 +1,5 @@
-"""Images: what the recipes say, how they are built, what a built one holds."""
+"""Images: what the recipes say. `images.base` finds the OS base and `images.builder` builds: import them for that."""
 
-from deployer.images.base import choose as choose
-from deployer.images.builder import BuildSettings as BuildSettings
-from deployer.images.builder import build as build
-from deployer.images.builder import build_command as build_command
 from deployer.images.recipe import ARCHIVE as ARCHIVE
 from deployer.images.recipe import DEFAULT_BASE as DEFAULT_BASE
 from deployer.images.recipe import Recipe as Recipe
@@ -12,3 +8,4 @@ from deployer.images.recipe import Variant as Variant
 from deployer.images.recipe import load as load
 from deployer.images.recipe import names as names
 from deployer.images.recipe import tag as tag
+from deployer.images.recipe import tags as tags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(p.parent.name for p in resources.folder("images").glob("*/image.yaml")))
 
 
+@cache
 def load(name: str) -> Recipe:
     """The recipe `name`; raises QuestionError when there is none or its file is wrong."""
     import yaml
@@ -77,7 +79,8 @@ def load(name: str) -> Recipe:
     folder = resources.folder("images") / name
     if name not in names():
         raise QuestionError(f"there is no image `{name}`", hint=f"images: {', '.join(names())}")
-    raw = yaml.safe_load((folder / "image.yaml").read_text())
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C is ten times as fast
+    raw = yaml.load((folder / "image.yaml").read_text(), Loader=loader)
     try:
         return Recipe(
             name=name,
@@ -100,6 +103,16 @@ def tag(recipe: Recipe, variant: Variant, base: str) -> str:
     for path, inside in _files(recipe):
         digest.update(f"{inside}\0{len(path.read_bytes())}\0".encode() + path.read_bytes())
     return f"deployer/{recipe.name}:{variant.name}-{digest.hexdigest()[:12]}"
+
+
+@cache
+def tags(name: str, variant: str) -> tuple[str, ...]:
+    """The tags under which this image may be here, one for each way to its base; none for unknown names."""
+    try:
+        recipe = load(name)
+        return tuple(tag(recipe, recipe.variant(variant), base) for base in (DEFAULT_BASE, ARCHIVE))
+    except QuestionError:
+        return ()
 
 
 def _files(recipe: Recipe) -> Iterator[tuple[Path, str]]:

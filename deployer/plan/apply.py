@@ -16,7 +16,8 @@ from deployer.engines import Engine
 from deployer.errors import AcceptanceFailed, DeployerError, EngineDied, EngineStuck, LaunchError, Refused
 from deployer.fetch import Web
 from deployer.home import Home, write_whole
-from deployer.images import BuildSettings
+from deployer.images import builder
+from deployer.images.builder import BuildSettings
 from deployer.plan import acceptance
 from deployer.plan.acceptance import Measured
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -138,7 +139,7 @@ def _done(step: Step, world: World) -> bool:
 def _build(step: Build, world: World) -> None:
     recipe = images.load(step.image)
     settings = BuildSettings(**{**vars(world.build), "base": step.base})
-    images.build(
+    builder.build(
         recipe,
         recipe.variant(step.variant),
         settings,

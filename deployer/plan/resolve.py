@@ -172,10 +172,10 @@ def _gguf_path(profile: Profile) -> str | None:
 
 def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bool]:
     """UUIDs of the GPUs with the most free memory, how they get into containers, whether bfloat16 lacks."""
-    need = profile.requirements.gpu
-    if need is None or isinstance(host.gpus, Unknown):
+    need, gpus = profile.requirements.gpu, checks.usable(host, profile)
+    if need is None or isinstance(gpus, Unknown):
         return (), None, False
-    usable = [g for g in host.gpus if isinstance(g.uuid, str) and checks.suits(g, need)]
+    usable = [g for g in gpus if isinstance(g.uuid, str) and checks.suits(g, need)]
     usable.sort(key=lambda g: -g.free_vram if isinstance(g.free_vram, int) else 0)
     taken = sorted(usable[: need.count], key=lambda g: g.index)
     half = any(

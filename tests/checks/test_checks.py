@@ -42,6 +42,11 @@ def disk(**changes: Any) -> Disk:
     return replace(hosts.DISK, **changes)
 
 
+def memory(total: int, available: int) -> Memory:
+    assert isinstance(hosts.NO_GPU.memory, Memory)
+    return replace(hosts.NO_GPU.memory, total=total, available=available)
+
+
 def with_gpu(**changes: Any) -> Host:
     return replace(hosts.RTX, gpus=(replace(hosts.RTX_4060, **changes),))
 
@@ -68,7 +73,12 @@ NVML_SILENT = dict.fromkeys(("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.comp
         pytest.param(
             hosts.RTX,
             PROFILES["h100-80gb"],
-            {"gpu.vram": "fail", "gpu.free_vram": "fail", "gpu.compute_capability": "fail"},
+            {
+                "gpu.vram": "fail",
+                "gpu.free_vram": "fail",
+                "gpu.compute_capability": "fail",
+                "model.memory": "fail",
+            },
             id="80 GB on an RTX 4060",
         ),
         pytest.param(
@@ -88,7 +98,12 @@ NVML_SILENT = dict.fromkeys(("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.comp
             hosts.OLD_DRIVER, GPU, {"driver.version": "fail", "driver.cuda": "fail"}, id="driver too old"
         ),
         pytest.param(hosts.NVML_SILENT, GPU, NVML_SILENT, id="NVML does not answer"),
-        pytest.param(hosts.FREE_UNKNOWN, GPU, {"gpu.free_vram": "unknown"}, id="free memory unknown"),
+        pytest.param(
+            hosts.FREE_UNKNOWN,
+            GPU,
+            {"gpu.free_vram": "unknown", "model.memory": "unknown"},
+            id="free memory unknown",
+        ),
         pytest.param(with_gpu(uuid=Unknown("x")), GPU, {}, id="a field that no check asks for"),
         pytest.param(hosts.without_runtime(hosts.NO_GPU), CPU, {"runtime.engine": "warn"}, id="no runtime"),
         pytest.param(
@@ -144,39 +159,51 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
     ("changes", "wanted", "problems"),
     [
         pytest.param(
-            {"memory": Memory(900_000_000, 900_000_000)}, CPU, {}, id="memory kept back by firmware"
+            {"memory": memory(900_000_000, 900_000_000)}, CPU, {}, id="memory kept back by firmware"
         ),
         pytest.param(
-            {"memory": Memory(899_000_000, 899_000_000)},
+            {"memory": memory(899_000_000, 899_000_000)},
             CPU,
             {"memory.total": "fail"},
             id="too little memory",
         ),
         pytest.param(
-            {"memory": Memory(2 * hosts.GB, hosts.GB // 10)},
+            {"memory": memory(2 * hosts.GB, hosts.GB // 10)},
             CPU,
             {"memory.available": "warn"},
             id="memory in use",
         ),
         pytest.param(
-            {"memory": Memory(hosts.GB // 10, hosts.GB // 10)},
+            {"memory": memory(hosts.GB // 10, hosts.GB // 10)},
             CPU,
             {"memory.total": "fail", "memory.available": "fail"},
             id="a tenth of the memory",
         ),
-        pytest.param({"images_disk": disk(free=10**9)}, CPU, {}, id="just room for images"),
         pytest.param(
-            {"images_disk": disk(free=10**9 - 1)}, CPU, {"disk.images": "fail"}, id="no room for images"
+            {"images_disk": disk(free=3 * 10**9, size=10**10)}, CPU, {}, id="just room to build images"
+        ),
+        pytest.param(
+            {"images_disk": disk(free=3 * 10**9 - 1, size=10**10)},
+            CPU,
+            {"disk.images": "fail"},
+            id="no room for images",
         ),
         pytest.param({"engines_disk": disk(free=0)}, CPU, {}, id="no room for engines that are not built"),
         pytest.param(
             {"engines_disk": disk(free=0), "runtime": None},
             CPU,
-            {"runtime.engine": "warn", "disk.images": "fail"},
+            {"runtime.engine": "warn", "disk.images": "fail", "disk.full": "warn"},
             id="no room for engines",
         ),
-        pytest.param({"models_disk": disk(free=0)}, CPU, {"disk.models": "fail"}, id="no room for models"),
-        pytest.param({"models_disk": disk(writable=False)}, CPU, {"disk.models": "fail"}, id="read-only"),
+        pytest.param(
+            {"models_disk": disk(free=0)},
+            CPU,
+            {"disk.models": "fail", "disk.full": "warn"},
+            id="no room for models",
+        ),
+        pytest.param(
+            {"models_disk": disk(writable=False)}, CPU, {"disk.writable": "fail"}, id="not writable"
+        ),
         pytest.param({"models_disk": disk(size=89 * 10**9)}, GPU, {"disk.size": "fail"}, id="small disk"),
         pytest.param({"models_disk": disk(size=90 * 10**9)}, GPU, {}, id="a disk of nominal size"),
         pytest.param({"models_disk": disk(rotating=True)}, GPU, {"disk.kind": "fail"}, id="rotating"),
@@ -188,10 +215,10 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
         pytest.param({"ports": {"8000": Unknown("x")}}, CPU, {"network.port": "unknown"}, id="port unknown"),
         pytest.param({"ports": {}}, CPU, {}, id="port not asked"),
         pytest.param(
-            {"sources": {"https://hub.example": Answer("https://hub.example", 401)}}, GPU, {}, id="hub"
+            {"sources": {"https://hub.example": Answer("https://hub.example", 200, 0.1)}}, GPU, {}, id="hub"
         ),
         pytest.param(
-            {"sources": {"https://hub.example": Answer("https://hub.example", 503)}},
+            {"sources": {"https://hub.example": Answer("https://hub.example", 503, 0.1)}},
             GPU,
             {"model.source": "fail"},
             id="hub is ill",
@@ -218,7 +245,13 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
         pytest.param(
             {"system": Unknown("x")},
             CPU,
-            dict.fromkeys(("system.os", "system.architecture", "system.python"), "unknown"),
+            dict.fromkeys(
+                (
+                    *("system.os", "system.architecture", "system.python", "system.container"),
+                    *("system.cpu", "image.platform"),
+                ),
+                "unknown",
+            ),
             id="system unknown",
         ),
     ],
@@ -309,7 +342,7 @@ def test_a_driver_before_cuda_11_is_not_called_missing() -> None:
     st.sets(st.sampled_from([*FACTS, "ports", "sources"]), min_size=1),
 )
 def test_not_knowing_never_turns_anything_into_a_pass(name: str, wanted: str, lost: set[str]) -> None:
-    answer = Answer("https://hub.example", 200)
+    answer = Answer("https://hub.example", 200, 0.1)
     host = replace(hosts.NAMED[name], sources={answer.url: answer})
     changes: dict[str, Any] = {fact: Unknown("not asked") for fact in lost}
     for fact in lost & {"ports", "sources"}:
@@ -356,7 +389,7 @@ def test_two_cards_that_meet_half_each_are_not_enough() -> None:
     busy = hosts.gpu(0, name="NVIDIA GeForce RTX 4090", vram=24564, free=1000, capability="8.9")
     small = hosts.gpu(1, name="NVIDIA GeForce GTX 1650", vram=8192, free=8000, capability="7.0")
     found = {f.id: f for f in audit(replace(hosts.RTX, gpus=(busy, small)), GPU).findings}
-    assert {found[f"gpu.{name}"].outcome for name in ("count", "vram", "free_vram", "compute_capability")} == {
-        Outcome.PASS
-    }
+    assert {
+        found[f"gpu.{name}"].outcome for name in ("count", "vram", "free_vram", "compute_capability")
+    } == {Outcome.PASS}
     assert found["gpu.together"].outcome is Outcome.FAIL

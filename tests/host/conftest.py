@@ -36,9 +36,8 @@ def ask(machine: Path) -> Questions:
         models=machine / "home/models",
         engines=machine / "home/engines",
         docker=f"unix://{machine}/docker.sock",
-        proc=machine / "proc",
-        sys=machine / "sys",
-        etc=machine / "etc",
+        temporary=machine / "tmp",
+        root=machine,
     )
 
 

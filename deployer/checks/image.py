@@ -1,0 +1,257 @@
+"""The image that the profile names, against this driver, these GPUs and this machine."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from deployer import compat
+from deployer.checks.base import NOT_ASKED, Check, route, uses_containers, wants_gpu
+from deployer.checks.driver import NOT_LOADED, install_driver
+from deployer.checks.gpu import NONE_USABLE, usable
+from deployer.compat.tables import cudnn_capabilities
+from deployer.errors import QuestionError
+from deployer.host import Gpu, Host, Unknown
+from deployer.images import recipe
+from deployer.profile import Profile
+from deployer.quantity import at_least
+from deployer.report import Finding, failed, passed, skipped, unknown, warned
+
+
+@cache
+def demand(image: str, variant: str) -> compat.Demand | None:
+    """What the recipe's variant demands of a host; None where there is no such recipe."""
+    try:
+        found = recipe.load(image).variant(variant)
+    except QuestionError:
+        return None
+    return compat.demand_of(
+        f"{image}:{variant}",
+        pins=found.pins,
+        compute_capability=found.compute_capability,
+        min_driver=found.min_driver,
+    )
+
+
+def _asked(host: Host, profile: Profile, wanted: str) -> tuple[compat.Demand, tuple[Gpu, ...]] | Finding:
+    """The image's demand and the GPUs here, or the finding of a check without them."""
+    if not wants_gpu(profile):
+        return skipped(NOT_ASKED)
+    found = demand(profile.image, profile.variant)
+    if found is None:
+        return skipped(f"there is no recipe {profile.image}:{profile.variant}", wanted)
+    gpus = usable(host, profile)
+    if isinstance(gpus, Unknown):
+        return unknown(wanted, gpus.reason)
+    if not gpus:
+        return skipped(NONE_USABLE, wanted)
+    return found, gpus
+
+
+def _driver(host: Host, profile: Profile) -> Finding:
+    """The image runs on this driver and these GPUs, given the way they get into containers here.
+
+    Why: this is decided before the download, not at the start: `unsatisfied condition`, error 803 or 804.
+    Pass: it runs, also with minor-version compatibility, which is then said.
+    Warn: it needs compat libraries.
+    Fail: it cannot run; the reason and the least driver are named.
+    Skip: the profile wants no GPU, none is usable, no driver is loaded, or something that it depends on is unknown.
+    Fix: the driver named, or the variant of the image that runs here: deployer compat.
+    """
+    wanted = f"{profile.image}:{profile.variant} on this driver"
+    asked = _asked(host, profile, wanted)
+    if isinstance(asked, Finding):
+        return asked
+    needs, gpus = asked
+    version = _driver_version(host)
+    if isinstance(version, Unknown):
+        return unknown(wanted, version.reason)
+    if version is None:
+        return skipped(NOT_LOADED, wanted)
+    injection = compat.Injection.HOOK if route(host) == "runtime" else compat.Injection.CDI
+    try:
+        verdict = compat.judge(version, _devices(gpus), needs, injection, _toolkit(host))
+    except ValueError as error:
+        return unknown(wanted, str(error))
+    hint = install_driver(host, verdict.least_driver.split(".")[0]) if verdict.least_driver else None
+    if verdict.kind is compat.Kind.CANNOT:
+        said = f"{verdict.reason} ({verdict.error})" if verdict.error else verdict.reason
+        return failed(wanted, said, hint or "another profile: deployer check --all")
+    if verdict.kind is compat.Kind.UNKNOWN:
+        return unknown(wanted, verdict.reason)
+    if not verdict.runs:
+        return failed(wanted, f"{verdict.reason} ({verdict.error})", hint)
+    if verdict.kind is compat.Kind.COMPAT:
+        return warned(wanted, verdict.reason, hint)
+    return passed(wanted, verdict.reason)
+
+
+def _driver_version(host: Host) -> str | Unknown | None:
+    if isinstance(host.driver, Unknown):
+        return host.driver
+    return host.driver.version if host.driver else None
+
+
+def _devices(gpus: tuple[Gpu, ...]) -> tuple[compat.Device, ...]:
+    return tuple(
+        compat.Device.of(
+            "" if isinstance(gpu.name, Unknown) else gpu.name,
+            None if isinstance(gpu.compute_capability, Unknown) else gpu.compute_capability,
+        )
+        for gpu in gpus
+    )
+
+
+def _toolkit(host: Host) -> str | None:
+    if isinstance(host.packages, Unknown) or "nvidia-container-toolkit" not in host.packages:
+        return None
+    number = host.packages["nvidia-container-toolkit"].version.rpartition(":")[2].split("-")[0].split("~")[0]
+    return number if number.replace(".", "").isdecimal() else None
+
+
+def _kernels(host: Host, profile: Profile) -> Finding:
+    """The image has compiled code for enough of these GPUs.
+
+    Why: `no kernel image is available for execution on the device`: a card newer or older than what torch was
+        compiled for, found out after gigabytes were pulled.
+    Pass: its list of architectures covers as many cards as the profile needs.
+    Warn: never.
+    Fail: it does not.
+    Skip: the profile wants no GPU, none is usable, the image has no such list, or a capability is unknown.
+    Fix: another variant or profile: deployer compat lists what runs here.
+    """
+    wanted = f"{profile.image}:{profile.variant} with code for these GPUs"
+    asked = _asked(host, profile, wanted)
+    if isinstance(asked, Finding):
+        return asked
+    needs, gpus = asked
+    if not needs.sass:
+        return skipped("the image lists no architectures", wanted)
+    count = profile.requirements.gpu.count if profile.requirements.gpu else 1
+    known = [g.compute_capability for g in gpus if not isinstance(g.compute_capability, Unknown)]
+    good = [c for c in known if any(compat.runs_on(code, c, needs.cuda) for code in needs.sass)]
+    listed = f"the image has {', '.join(needs.sass)}"
+    if len(good) >= count:
+        return passed(wanted, f"{', '.join(dict.fromkeys(good))}; {listed}")
+    if len(known) < len(gpus):
+        return unknown(wanted, "the compute capability of a GPU cannot be read")
+    text = f"these GPUs are {', '.join(dict.fromkeys(known))}; {listed}"
+    return failed(wanted, text, "deployer compat says which image runs here")
+
+
+def _cudnn(host: Host, profile: Profile) -> Finding:
+    """The image's cuDNN serves these GPUs.
+
+    Why: cuDNN 9.11 dropped Maxwell, Pascal and Volta, and a second copy of another version gives
+        `CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH`; the image pins one, and the build proves that it is the only one.
+    Pass: the pinned version serves as many cards as the profile needs.
+    Warn: the version is in no table.
+    Fail: it does not serve them.
+    Skip: the profile wants no GPU, none is usable, the image pins none, or a capability is unknown.
+    Fix: another variant or profile.
+    """
+    wanted = f"a cuDNN in {profile.image}:{profile.variant} that serves these GPUs"
+    asked = _asked(host, profile, wanted)
+    if isinstance(asked, Finding):
+        return asked
+    needs, gpus = asked
+    if not needs.cudnn or not needs.cuda:
+        return skipped("the image pins no cuDNN", wanted)
+    table = cudnn_capabilities(needs.cudnn, needs.cuda)
+    if table is None:
+        return warned(wanted, f"cuDNN {needs.cudnn} for CUDA {needs.cuda} is in no table")
+    known = [g.compute_capability for g in gpus if not isinstance(g.compute_capability, Unknown)]
+    good = [c for c in known if any(compat.runs_on(code, c, needs.cuda) for code in table[0])]
+    count = profile.requirements.gpu.count if profile.requirements.gpu else 1
+    if len(good) >= count:
+        return passed(wanted, f"cuDNN {needs.cudnn}")
+    if len(known) < len(gpus):
+        return unknown(wanted, "the compute capability of a GPU cannot be read")
+    text = f"cuDNN {needs.cudnn} has code for {', '.join(table[0])}; these GPUs are {', '.join(dict.fromkeys(known))}"
+    return failed(wanted, text, "deployer compat says which image runs here")
+
+
+def _platform(host: Host, profile: Profile) -> Finding:
+    """The image can be had for this machine's processor.
+
+    Why: a lock of x86-64 wheels installs nothing on aarch64; better known before the build than in its middle.
+    Pass: the recipe has what it needs for this architecture.
+    Warn: never.
+    Fail: it has not.
+    Skip: containers are not used, there is no such recipe, or the architecture is unknown.
+    Fix: another profile: llama.cpp is built for both.
+    """
+    wanted = f"{profile.image}:{profile.variant} for this architecture"
+    if not uses_containers(host, profile):
+        return skipped("this profile will not run in containers here", wanted)
+    if isinstance(host.system, Unknown):
+        return unknown(wanted, host.system.reason)
+    try:
+        found = recipe.load(profile.image)
+        found.variant(profile.variant)
+    except QuestionError as error:
+        return skipped(error.message, wanted)
+    platform = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(host.system.architecture)
+    if platform is None:
+        return failed(wanted, host.system.architecture, "deployer serves x86_64 and aarch64")
+    bound = {source.package for source in found.sources if source.platform}
+    here = {source.package for source in found.sources if source.platform in (None, platform)}
+    if bound - here:
+        text = f"{', '.join(sorted(bound - here))} is pinned for other architectures only"
+        return failed(wanted, text, "choose a llamacpp profile: deployer profiles list")
+    return passed(wanted, platform)
+
+
+def _here(host: Host, profile: Profile) -> Finding:
+    """The image is on this machine already.
+
+    Why: building takes minutes and a way out; a machine without one needs the image beforehand.
+    Pass: the engine has it.
+    Warn: never.
+    Fail: never: what is not here is built, and network.registry says whether its base can be had.
+    Skip: it will be built, containers are not used, or the host was saved without it.
+    Fix: deployer build, where there is a network.
+    """
+    wanted = f"{profile.image}:{profile.variant}"
+    if not uses_containers(host, profile):
+        return skipped("this profile will not run in containers here", wanted)
+    facts = [host.images[tag] for tag in recipe.tags(profile.image, profile.variant) if tag in host.images]
+    if not facts:
+        return skipped("not asked: the host was saved without it, or by another version", wanted)
+    if any(fact is True for fact in facts):
+        return passed(wanted, "it is here")
+    for fact in facts:
+        if isinstance(fact, Unknown):
+            return unknown(wanted, fact.reason)
+    return skipped("it is not here: it will be built", wanted)
+
+
+def _ready(host: Host, profile: Profile) -> Finding:
+    """The profile's own floors agree with what its image demands.
+
+    Why: a profile that asks for an older driver than its image needs says yes to hosts that cannot run it.
+    Pass: the driver that the profile asks for is at least the image's.
+    Warn: it is older; image.driver judges by the image.
+    Fail: never.
+    Skip: the profile wants no GPU, or one of the two names no driver.
+    Fix: raise `driver` in the profile.
+    """
+    if not wants_gpu(profile):
+        return skipped(NOT_ASKED)
+    needs = demand(profile.image, profile.variant)
+    floor = profile.requirements.driver
+    if needs is None or needs.driver is None or floor is None:
+        return skipped("the image or the profile names no driver")
+    wanted = f"driver {needs.driver} or later in the profile"
+    if at_least(floor, needs.driver):
+        return passed(wanted, floor)
+    return warned(wanted, floor, f"set `driver: {needs.driver}` in {profile.path.name}")
+
+
+CHECKS = (
+    Check("image.driver", _driver, pains=(12, 13, 14)),
+    Check("image.kernels", _kernels, pains=(16,)),
+    Check("image.cudnn", _cudnn, pains=(17,)),
+    Check("image.platform", _platform),
+    Check("image.here", _here, pains=(20, 29), advice=True),
+    Check("image.floors", _ready, pains=(12,), advice=True),
+)
