@@ -5,7 +5,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench docs picture compat-data lock clean
+.PHONY: up down check test lint types unit e2e bench docs golden picture compat-data lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -36,6 +36,10 @@ bench: $(VENV)/.developer
 # docs/checks.md and docs/check.schema.json, made again from the code.
 docs: $(VENV)/.developer
 	$(BIN)/python docs/checks.py docs
+
+# tests/golden/*.txt, the reports of all simulated hosts; review the difference before you commit it.
+golden: $(VENV)/.developer
+	$(BIN)/python -m tests.stage.golden
 
 picture: $(VENV)/.developer
 	$(BIN)/python docs/record.py docs/up.svg

@@ -41,6 +41,7 @@ class Ratio:
 
     @property
     def value(self) -> float:
+        """The ratio; of a bound that is no ratio, the reference is 1."""
         return self.ours / self.reference
 
     @property
@@ -59,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/data/")
-    parser.add_argument("only", nargs="*", choices=[[], "help", "check", "up", "speed"], default=[])
+    parser.add_argument("only", nargs="*", choices=[[], "help", "check", "audit", "up", "speed"], default=[])
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="deployer-bench-"))
     results = []
@@ -86,10 +87,6 @@ def help_(work: Path, rounds: int) -> list[Ratio]:
 
 
 def check(work: Path, rounds: int) -> list[Ratio]:
-    tool = ROOT / ".cache/ramalama"
-    if not (tool / "bin/ramalama").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(tool)], check=True)
-        subprocess.run([str(tool / "bin/pip"), "install", "-q", RAMALAMA], check=True)
     env = environment(work)
     loaded = subprocess.run(
         [sys.executable, "-X", "importtime", DEPLOYER, "check", "cpu-small"], env=env, capture_output=True, text=True
@@ -100,9 +97,89 @@ def check(work: Path, rounds: int) -> list[Ratio]:
     ours, reference = in_turn(
         rounds,
         lambda: wall([DEPLOYER, "check", "cpu-small"], env),
-        lambda: wall([str(tool / "bin/ramalama"), "info"], env),
+        lambda: wall([str(ramalama()), "info"], env),
     )
     return [Ratio("deployer check against ramalama info", ours, reference, "s", 0.6)]
+
+
+def audit(work: Path, rounds: int) -> list[Ratio]:
+    """`deployer check` on eight described H100 with the real engine, and where everything hangs."""
+    sys.path.insert(0, str(ROOT))
+    from tests.stage import stage as stages
+
+    built = stages.build(work / "stage")
+    env = environment(work)
+    spies = work / "spies"
+    spies.mkdir()
+    (spies / "sitecustomize.py").write_text(SPY)
+    found = []
+    with stages.Stage("8x-h100", work / "eight", built) as stage:
+        here = {**stages.environment(stage), "DOCKER_HOST": env.get("DOCKER_HOST", "unix:///var/run/docker.sock")}
+        command = [DEPLOYER, "check", "h100-80gb"]
+        started = work / "started"
+        spied = subprocess.run(
+            command,
+            env={**here, "PYTHONPATH": str(spies), "SPY": str(started)},
+            capture_output=True,
+            text=True,
+        )
+        asked = [line for line in spied.stdout.splitlines() if " pass, " in line]
+        began = started.read_text().split() if started.exists() else []
+        print(f"{'MISS' if began else 'met '}  deployer check starts no program: {began or 'none'}; {asked}")
+        ours, reference = in_turn(
+            rounds,
+            lambda: wall(command, here, codes=(0, 1)),
+            lambda: wall([str(ramalama()), "info"], env),
+        )
+        found.append(Ratio("deployer check of 8 GPUs, all checks, against ramalama info", ours, reference, "s", 0.7))
+        found.append(Ratio("memory of it", peak(command, here) / 1e6, 1, "MB", 60))
+    with stages.Stage("all-hung", work / "hung", built) as stage:
+        here = stages.environment(stage)
+        took = statistics.median(wall([DEPLOYER, "check"], here, codes=(0, 1)) for _ in range(3))
+        found.append(Ratio("deployer check with NVML, engine and disk hung", took, 1, "s", 5))
+    found.append(Ratio("judging a saved host against all profiles", judging(built), 1, "ms", 50))
+    return found
+
+
+# Put before everything else by PYTHONPATH: notes every program that the interpreter starts.
+SPY = """
+import os, sys
+def note(event, _words):
+    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"):
+        with open(os.environ["SPY"], "a") as file:
+            file.write(event + "\\n")
+sys.addaudithook(note)
+"""
+
+
+def judging(built: Path) -> float:
+    """Milliseconds to judge one saved host against all shipped profiles, when everything is loaded."""
+    from deployer import checks, profile
+    from tests.stage.stage import described
+
+    host = described("8x-h100", built)
+    wanted = [profile.load(path) for path in profile.shipped()]
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for one in wanted:
+            checks.audit(host, one)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def peak(command: Sequence[str], env: dict[str, str]) -> float:
+    """The most memory that the command had resident, in bytes."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return os.wait4(process.pid, 0)[2].ru_maxrss * 1024.0
+
+
+def ramalama() -> Path:
+    tool = ROOT / ".cache/ramalama"
+    if not (tool / "bin/ramalama").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(tool)], check=True)
+        subprocess.run([str(tool / "bin/pip"), "install", "-q", RAMALAMA], check=True)
+    return tool / "bin/ramalama"
 
 
 def up(work: Path, rounds: int) -> list[Ratio]:
@@ -156,7 +233,13 @@ def speed(work: Path, rounds: int) -> list[Ratio]:
     return [Ratio(what, ours, reference, "tokens/s", 0.97, at_most=False)]
 
 
-BENCHES: dict[str, Callable[[Path, int], list[Ratio]]] = {"help": help_, "check": check, "up": up, "speed": speed}
+BENCHES: dict[str, Callable[[Path, int], list[Ratio]]] = {
+    "help": help_,
+    "check": check,
+    "audit": audit,
+    "up": up,
+    "speed": speed,
+}
 
 
 def in_turn(rounds: int, ours: Callable[[], float], reference: Callable[[], float]) -> tuple[float, float]:
@@ -166,11 +249,11 @@ def in_turn(rounds: int, ours: Callable[[], float], reference: Callable[[], floa
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
-def wall(command: Sequence[str], env: dict[str, str] | None = None) -> float:
+def wall(command: Sequence[str], env: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)) -> float:
     start = time.perf_counter()
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     took = time.perf_counter() - start
-    if done.returncode:
+    if done.returncode not in codes:
         raise SystemExit(f"{command} failed:\n{done.stdout}{done.stderr}")
     return took
 

@@ -8,11 +8,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from deployer.errors import Busy
+from deployer.frozen import dataclass
 
 
 @dataclass(frozen=True)

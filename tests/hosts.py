@@ -162,6 +162,7 @@ NO_GPU = Host(
     images={},
     registry=None,
     proxies=None,
+    models=(),
 )
 PACKAGES = {
     "docker-ce": Package("5:28.3.0-1~ubuntu.24.04~noble", False),

@@ -15,7 +15,7 @@ from deployer.profile import schema
 from deployer.resources import PACKAGE
 
 # Top to bottom: a room imports only rooms before it.
-ORDER = """_version errors quantity progress resources home report profile host compat fetch images models
+ORDER = """_version frozen errors quantity progress resources home report profile host compat fetch images models
 sizing engines runtimes checks plan gateway cli"""
 ROOMS = ORDER.split()
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from deployer import resources
+from deployer.frozen import dataclass
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding

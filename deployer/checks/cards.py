@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from deployer.checks.base import NOT_ASKED, Check, has, multi, service, sudo
-from deployer.checks.gpu import RESET, each
+from deployer.checks.driver import known
+from deployer.checks.gpu import each, enough_without, reset, usable
 from deployer.compat import upkeep
-from deployer.host import Fact, Gpu, Host, Link, NvLinks, Unknown
+from deployer.host import Fabric, Fact, Gpu, Host, Link, NvLinks, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
 
 
 def _pcie(host: Host, profile: Profile) -> Finding:
-    """Each card has all the PCI Express lanes that card and slot share.
+    """Each card has at least half of the PCI Express lanes that card and slot could use.
 
     Why: a card that is not seated well trains at x4 or x1: models load slowly, and several GPUs work badly together.
-    Pass: the width now is the most that card and slot can.
-    Warn: it is half of that or less.
+    Pass: the width now is at least half of what card and slot can; two cards share the lanes of many boards.
+    Warn: it is less than half.
     Fail: never.
     Skip: the profile wants no GPU, none is usable, or there is no PCI Express (unified memory, WSL).
     Fix: seat the card again; look at risers and the firmware's slot settings.
@@ -31,28 +32,25 @@ def _pcie(host: Host, profile: Profile) -> Finding:
 
     def bad(gpu: Gpu, link: Link) -> str | None:
         now, most = link.width, link.most_width
-        if isinstance(now, int) and isinstance(most, int) and 0 < now <= most // 2:
+        if isinstance(now, int) and isinstance(most, int) and 0 < now < most // 2:
             return f"x{now} of x{most}"
         return None
 
     hint = "seat the card again; look at risers and the firmware's slot settings"
-    return each(host, profile, "all lanes of the slot", fact, bad, warned, hint)
+    return each(host, profile, "at least half of the lanes", fact, bad, warned, hint)
 
 
 def _persistence(host: Host, profile: Profile) -> Finding:
     """The driver keeps the cards awake when nobody uses them.
 
     Why: without it every start wakes the cards anew, which takes seconds, and the nvidia hook may run out of time.
-    Pass: persistence mode is on, or there is one card only and it shows a display.
+    Pass: persistence mode is on, or the card shows a display.
     Warn: it is off.
     Fail: never.
     Skip: the profile wants no GPU, none is usable, or the driver has no such mode (WSL).
-    Fix: nvidia-persistenced, or nvidia-smi -pm 1 until the next boot.
+    Fix: nvidia-smi -pm 1, which holds until the next boot.
     """
-    if service(host, "status") and not isinstance(host.packages, Unknown):
-        hint: str | None = service(host, "enable --now nvidia-persistenced")
-    else:
-        hint = sudo(host, "nvidia-smi -pm 1") if has(host, "nvidia-smi") else None
+    hint = sudo(host, "nvidia-smi -pm 1") if has(host, "nvidia-smi") else None
 
     def bad(gpu: Gpu, on: bool) -> str | None:
         return None if on or gpu.display is True else "off"
@@ -66,19 +64,21 @@ def _mode(host: Host, profile: Profile) -> Finding:
     Why: in exclusive mode a second program gets `CUDA-capable device(s) is/are busy`; prohibited lets none in.
     Pass: the mode is the default.
     Warn: it is exclusive.
-    Fail: it is prohibited on a card, and too few others are left.
+    Fail: it is prohibited on a card, and the profile cannot do without that one.
     Skip: the profile wants no GPU, none is usable, or there is no such mode.
     Fix: nvidia-smi -c 0.
     """
-    need = profile.requirements.gpu
     hint = sudo(host, "nvidia-smi -c 0 -i {index}") if has(host, "nvidia-smi") else None
-    left = 0
-    if need is not None and not isinstance(host.gpus, Unknown):
-        left = sum(gpu.compute_mode != "prohibited" for gpu in host.gpus) - need.count
+    closed = not isinstance(host.gpus, Unknown) and any(_prohibited(gpu) for gpu in host.gpus)
+    short = closed and not enough_without(host, profile, _prohibited)
     return each(
         host, profile, "compute mode default", lambda g: g.compute_mode,
-        lambda _, mode: None if mode == "default" else mode, failed if left < 0 else warned, hint,
+        lambda _, mode: None if mode == "default" else mode, failed if short else warned, hint,
     )  # fmt: skip
+
+
+def _prohibited(gpu: Gpu) -> bool:
+    return gpu.compute_mode == "prohibited"
 
 
 def _mig(host: Host, profile: Profile) -> Finding:
@@ -87,8 +87,9 @@ def _mig(host: Host, profile: Profile) -> Finding:
     Why: with MIG on and no slices there is no usable device at all; a slice has less memory than its card, and slices
         have no way to each other, so several of them cannot serve one model.
     Pass: MIG is off, or on with slices and the profile needs one GPU.
-    Warn: a change waits for a reset, or the driver is one that misreports mixed slices (570.124.06 to 570.158.01).
-    Fail: MIG is on without slices, or the profile needs several GPUs and too few are whole.
+    Warn: a card cannot be used and the profile can do without it, a change waits for a reset, or the driver is one
+        that misreports mixed slices (570.124.06 to 570.158.01).
+    Fail: MIG is on without slices, or the profile needs several GPUs, and too few others are left.
     Skip: the profile wants no GPU, none is usable, or no card can be cut.
     Fix: make slices or turn MIG off with nvidia-smi.
     """
@@ -103,7 +104,6 @@ def _mig(host: Host, profile: Profile) -> Finding:
         for gpu in host.gpus
         if gpu.mig is not None and not isinstance(gpu.mig, Unknown) and gpu.mig.enabled
     ]
-    whole = len(host.gpus) - len(cut)
     off = sudo(host, "nvidia-smi -mig 0 -i {index}") if has(host, "nvidia-smi") else None
 
     def bad(gpu: Gpu, mig: object) -> str | None:
@@ -113,7 +113,8 @@ def _mig(host: Host, profile: Profile) -> Finding:
             return "MIG is on and there are no slices"
         return "cut into slices, which have no way to each other" if multi(profile) else None
 
-    short = whole < need.count
+    gpus = usable(host, profile)
+    short = not isinstance(gpus, Unknown) and len(gpus) < need.count
     finding = each(host, profile, wanted, lambda g: g.mig, bad, failed if short else warned, off)
     if finding.outcome.value != "pass":
         return finding
@@ -126,12 +127,13 @@ def _mig(host: Host, profile: Profile) -> Finding:
         return warned(
             wanted,
             f"GPU {pending[0].index}: a change waits for a reset",
-            RESET.format(index=pending[0].index),
+            reset(host).format(index=pending[0].index),
         )
-    if cut and host.driver and not isinstance(host.driver, Unknown):
-        version = host.driver.version
-        if upkeep.between(version, "570.124.06", "570.158.01"):
-            return warned(wanted, f"driver {version} misreports mixed slices", "a driver after 570.158.01")
+    driver = known(host)
+    if isinstance(driver, Unknown):
+        return unknown(wanted, driver.reason)
+    if cut and driver and upkeep.between(driver.version, "570.124.06", "570.158.01"):
+        return warned(wanted, f"driver {driver.version} misreports mixed slices", "a driver after 570.158.01")
     slices = [s for gpu in cut if gpu.mig and not isinstance(gpu.mig, Unknown) for s in gpu.mig.slices]
     return passed(wanted, f"{len(slices)} slices" if slices else "MIG is off")
 
@@ -140,29 +142,39 @@ def _fabric(host: Host, profile: Profile) -> Finding:
     """On NVSwitch machines every GPU has joined the fabric.
 
     Why: until then CUDA says `system not yet initialized` (802), with one GPU as with eight.
-    Pass: the state is completed.
-    Warn: it is in progress: wait.
-    Fail: it has not started.
-    Skip: the profile wants no GPU, none is usable, or the cards are not on a fabric.
+    Pass: the state is completed, without an error.
+    Warn: it is in progress, it ended with an error, or it has not started on a card that the profile can do without.
+    Fail: it has not started on a card that is needed, although the fabric manager runs.
+    Skip: the profile wants no GPU, none is usable, the cards are not on a fabric, or driver.fabric_manager says that
+        the fabric manager does not run.
     Fix: driver.fabric_manager; when that is right, a reboot.
     """
     wanted = "fabric state completed"
-    hint = "driver.fabric_manager; when that is right, reboot"
-    stopped = each(
-        host, profile, wanted, lambda g: g.fabric,
-        lambda _, f: "has not started" if f.state == "not started" else None, failed, hint,
-    )  # fmt: skip
-    if stopped.outcome.value == "fail":
-        return stopped
+    manager = host.fabric_manager
+    stopped = not isinstance(host.gpus, Unknown) and any(_stopped(gpu) for gpu in host.gpus)
+    switched = not isinstance(host.nvswitches, Unknown) and host.nvswitches > 0
+    if stopped and switched and (manager is None or not (isinstance(manager, Unknown) or manager.running)):
+        return skipped("not started: driver.fabric_manager says why", wanted)
+    if stopped:
+        short = not enough_without(host, profile, _stopped)
+        return each(
+            host, profile, wanted, lambda g: g.fabric, lambda g, _: "has not started" if _stopped(g) else None,
+            failed if short else warned, "driver.fabric_manager; when that is right, reboot",
+        )  # fmt: skip
+
+    def bad(_: Gpu, fabric: Fabric) -> str | None:
+        if fabric.state != "completed":
+            return fabric.state
+        return f"completed with error {fabric.status}" if fabric.status else None
+
     return each(
-        host,
-        profile,
-        wanted,
-        lambda g: g.fabric,
-        lambda _, f: f.state if f.state != "completed" else None,
-        warned,
-        "wait a minute and ask again",
-    )
+        host, profile, wanted, lambda g: g.fabric, bad, warned,
+        "wait a minute and ask again; if it stays so, look at the fabric manager's log",
+    )  # fmt: skip
+
+
+def _stopped(gpu: Gpu) -> bool:
+    return isinstance(gpu.fabric, Fabric) and gpu.fabric.state == "not started"
 
 
 def _nvlinks(host: Host, profile: Profile) -> Finding:
@@ -201,7 +213,8 @@ def _display(host: Host, profile: Profile) -> Finding:
     """
     need = profile.requirements.gpu
     if need is not None and not isinstance(host.gpus, Unknown):
-        free = [gpu for gpu in host.gpus if gpu.display is False]
+        free = [gpu for gpu in host.gpus if gpu.display is False or gpu.display is None]
+        free = free if any(gpu.display is not None for gpu in host.gpus) else []
         if len(free) >= need.count:
             return passed("no desktop on the GPU", f"{len(free)} without one")
     target = service(host, "isolate multi-user.target")

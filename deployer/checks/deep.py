@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deployer import compat
 from deployer.checks.base import NOT_ASKED, Check, multi, route, uses_containers, wants_gpu
-from deployer.host import Deep, Fact, GpuRate, Host, Unknown
+from deployer.host import Deep, Fact, Gpu, GpuRate, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import format_duration, format_size
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
@@ -27,13 +27,13 @@ def _tried(host: Host, profile: Profile, wanted: str) -> Deep | Finding:
 
 
 def _ways(host: Host, profile: Profile) -> Finding:
-    """A container that gets a GPU the way deployer gives it sees it: NVML counts it and cuInit succeeds in it.
+    """A container that gets the GPUs the way deployer gives them sees them: cuInit succeeds in it.
 
     Why: metadata says yes where containers fail, and no where they work; only a container knows.
-    Pass: NVML and CUDA in the container count the same GPUs by the way that deployer takes.
+    Pass: CUDA in the container counts as many GPUs as the profile needs, by the way that deployer takes.
     Warn: that way works, and another configured one does not.
-    Fail: CUDA does not see a GPU by the way that deployer takes.
-    Skip: not tried, the profile wants no GPU or no containers, or no container could be started.
+    Fail: CUDA sees too few GPUs by the way that deployer takes.
+    Skip: not tried, the profile wants no GPU or no containers, no container could be started, or not that way.
     Fix: the engine's or the library's own words say what is broken; the other runtime findings name the command.
     """
     wanted = "a container that sees the GPUs"
@@ -46,20 +46,25 @@ def _ways(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, deep.ways.reason)
     if not deep.ways:
         return skipped("no way is configured: runtime.gpu", wanted)
+    need = profile.requirements.gpu.count if profile.requirements.gpu else 1
     good, bad = [], []
     for way in deep.ways:
         if isinstance(way.cuda, Unknown):
             inside = f"NVML sees {way.nvml}, " if isinstance(way.nvml, int) else ""
             bad.append((way.name, f"{way.name}: {inside}CUDA: {way.cuda.reason}"))
-        elif not way.cuda:
-            bad.append((way.name, f"{way.name}: CUDA sees no GPU"))
+        elif way.cuda < need:
+            bad.append((way.name, f"{way.name}: CUDA sees {way.cuda or 'no'} GPU"))
         else:
             version = "" if isinstance(way.cuda_version, Unknown) else f", CUDA {way.cuda_version}"
             good.append((way.name, f"{way.name}: {way.cuda} GPU{'s' if way.cuda > 1 else ''}{version}"))
     text = "; ".join(said for _, said in (*bad, *good))
+    if isinstance(host.runtime, Unknown):
+        return unknown(wanted, host.runtime.reason)
     taken = "cdi" if route(host) == "cdi" else "hook"
-    if not good or any(name == taken for name, _ in bad):
+    if any(name == taken for name, _ in bad):
         return failed(wanted, text, "runtime.gpu, runtime.cdi_files and driver.uvm name the usual reasons")
+    if not any(name == taken for name, _ in good):
+        return unknown(wanted, f"{text}; `{taken}`, which deployer takes, was not tried")
     return warned(wanted, text) if bad else passed(wanted, text)
 
 
@@ -79,11 +84,13 @@ def _disk(host: Host, profile: Profile) -> Finding:
     rate = host.deep.disks.get("models", Unknown("not measured"))
     if isinstance(rate, Unknown):
         return unknown(wanted, rate.reason)
-    if isinstance(rate.read, Unknown) or isinstance(rate.write, Unknown):
-        return unknown(wanted, "not measured")
+    if isinstance(rate.read, Unknown):
+        return unknown(wanted, rate.read.reason)
     size = sum(f.size or 0 for f in profile.model.files) or profile.model.download or 0
     took = size / rate.read if rate.read else float("inf")
-    text = f"reads {format_size(rate.read)}/s, writes {format_size(rate.write)}/s"
+    text = f"reads {format_size(rate.read)}/s"
+    if not isinstance(rate.write, Unknown):
+        text += f", writes {format_size(rate.write)}/s"
     if size and took < float("inf"):
         text += f"; {format_size(size)} in {format_duration(took)}"
     if took > _LOAD_S:
@@ -117,8 +124,8 @@ def _images_disk(host: Host, profile: Profile) -> Finding:
     return passed(wanted, text)
 
 
-def _rates(host: Host, profile: Profile, wanted: str) -> tuple[tuple[str, GpuRate], ...] | Finding:
-    """Each measured GPU with the name that NVML gives it."""
+def _rates(host: Host, profile: Profile, wanted: str) -> tuple[tuple[Gpu, str, GpuRate], ...] | Finding:
+    """Each measured GPU that NVML knows, with its name."""
     deep = _tried(host, profile, wanted)
     if isinstance(deep, Finding):
         return deep
@@ -126,10 +133,15 @@ def _rates(host: Host, profile: Profile, wanted: str) -> tuple[tuple[str, GpuRat
         return unknown(wanted, deep.gpus.reason)
     if isinstance(host.gpus, Unknown):
         return unknown(wanted, host.gpus.reason)
-    names = {
-        gpu.uuid: gpu.name for gpu in host.gpus if isinstance(gpu.uuid, str) and isinstance(gpu.name, str)
-    }
-    return tuple((names.get(rate.uuid, rate.uuid), rate) for rate in deep.gpus)
+    rates = {rate.uuid: rate for rate in deep.gpus}
+    found: list[tuple[Gpu, str, GpuRate]] = []
+    for gpu in host.gpus:
+        if isinstance(gpu.uuid, Unknown) or gpu.uuid not in rates:
+            continue
+        if isinstance(gpu.name, Unknown):
+            return unknown(wanted, f"GPU {gpu.index}: {gpu.name.reason}")
+        found.append((gpu, gpu.name, rates[gpu.uuid]))
+    return tuple(found)
 
 
 def _against(wanted: str, measured: list[tuple[str, Fact[float | None], float | None]], unit: str) -> Finding:
@@ -176,7 +188,7 @@ def _memory(host: Host, profile: Profile) -> Finding:
     if isinstance(rates, Finding):
         return rates
     measured: list[tuple[str, Fact[float | None], float | None]] = []
-    for name, rate in rates:
+    for _, name, rate in rates:
         card = compat.card(name)
         measured.append((name, rate.memory, _REACH["memory"] * card.bandwidth if card else None))
     return _against(wanted, measured, "bytes")
@@ -196,10 +208,10 @@ def _matrix(host: Host, profile: Profile) -> Finding:
     rates = _rates(host, profile, wanted)
     if isinstance(rates, Finding):
         return rates
-    if all(isinstance(rate.matrix, Unknown) and rate.matrix.reason == "not asked" for _, rate in rates):
+    if rates and all(rate.matrix == Unknown("not asked") for _, _, rate in rates):
         return skipped("needs the image with torch: deployer build transformers:cu130", wanted)
     measured: list[tuple[str, Fact[float | None], float | None]] = []
-    for name, rate in rates:
+    for _, name, rate in rates:
         card = compat.card(name)
         normal = _REACH["matrix"] * card.tensor if card and card.tensor else None
         measured.append((name, rate.matrix, normal))
@@ -213,26 +225,36 @@ def _transfer(host: Host, profile: Profile) -> Finding:
     Pass: at least 80 % of what the link's generation and width at most give.
     Warn: a card gives less, and is named.
     Fail: never.
-    Skip: not tried, the profile wants no GPU, the link is unknown, or it could not be measured.
+    Skip: not tried, the profile wants no GPU, the link is unknown or none, or it could not be measured.
     Fix: seat the card again; look at risers and the firmware's slot settings.
     """
     wanted = "copies as fast as the PCI Express link"
     rates = _rates(host, profile, wanted)
     if isinstance(rates, Finding):
         return rates
-    links = {}
-    for gpu in () if isinstance(host.gpus, Unknown) else host.gpus:
-        if not isinstance(gpu.link, Unknown) and isinstance(gpu.uuid, str):
-            generation, width = gpu.link.most_generation, gpu.link.most_width
-            if isinstance(generation, int) and isinstance(width, int):
-                links[gpu.uuid] = _REACH["pcie"] * _LANE.get(generation, 0.0) * width or None
     measured: list[tuple[str, Fact[float | None], float | None]] = []
-    for name, rate in rates:
+    for gpu, name, rate in rates:
+        most = _link_rate(gpu)
+        if most is None or isinstance(most, Unknown):
+            measured.append((name, most, None))
+            continue
         slower: Fact[float | None] = rate.to_gpu
-        if isinstance(rate.to_gpu, float) and isinstance(rate.from_gpu, float):
-            slower = min(rate.to_gpu, rate.from_gpu)
-        measured.append((name, slower, links.get(rate.uuid)))
+        if not isinstance(rate.to_gpu, Unknown):
+            slower = rate.from_gpu if isinstance(rate.from_gpu, Unknown) else min(rate.to_gpu, rate.from_gpu)
+        measured.append((name, slower, most or None))
     return _against(wanted, measured, "bytes")
+
+
+def _link_rate(gpu: Gpu) -> Fact[float | None]:
+    """Bytes per second that the link gives at most; 0 of a generation in no table; None where there is no link."""
+    if isinstance(gpu.link, Unknown):
+        return gpu.link
+    generation, width = gpu.link.most_generation, gpu.link.most_width
+    for value in (generation, width):
+        if value is None or isinstance(value, Unknown):
+            return value
+    assert isinstance(generation, int) and isinstance(width, int)
+    return _REACH["pcie"] * _LANE.get(generation, 0.0) * width
 
 
 def _peers(host: Host, profile: Profile) -> Finding:
@@ -240,8 +262,8 @@ def _peers(host: Host, profile: Profile) -> Finding:
 
     Why: where the driver allows peer access and the board does not do it, several GPUs hang at 100 % without a word.
     Pass: every pair that the driver allows copies.
-    Warn: the driver allows none, so copies go through the host's memory.
-    Fail: a copy does not end or fails.
+    Warn: a copy ends with an error of CUDA's; or the driver allows none, so copies go through the host's memory.
+    Fail: a copy does not end.
     Skip: not tried, the profile needs one GPU, or nothing was measured.
     Fix: NCCL_P2P_DISABLE=1 in the engine's environment; IOMMU and ACS off in the firmware.
     """
@@ -255,11 +277,20 @@ def _peers(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, deep.peers.reason)
     if not deep.peers:
         return skipped("there is one GPU", wanted)
-    bad = [f"{p.one} to {p.other}: {p.rate.reason}" for p in deep.peers if isinstance(p.rate, Unknown)]
+    hint = "NCCL_P2P_DISABLE=1 works around it; IOMMU and ACS in the firmware cause it"
+    bad = [
+        (p.rate.reason, f"{p.one} to {p.other}: {p.rate.reason}")
+        for p in deep.peers
+        if isinstance(p.rate, Unknown)
+    ]
+    for reason, said in bad:
+        if "does not end" in reason:
+            return failed(wanted, said, hint)
+    for reason, said in bad:
+        if reason.startswith("cu") and "memory" not in reason:
+            return warned(wanted, said, hint)
     if bad:
-        return failed(
-            wanted, bad[0], "NCCL_P2P_DISABLE=1 works around it; IOMMU and ACS in the firmware cause it"
-        )
+        return unknown(wanted, bad[0][1])
     known = [p.rate for p in deep.peers if isinstance(p.rate, float)]
     if not known:
         return warned(wanted, "the driver allows none; copies go through the host's memory")

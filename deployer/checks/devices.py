@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from deployer.checks.base import NOT_ASKED, Check, has, install, service, sudo, then, wants_gpu
-from deployer.checks.driver import NOT_LOADED, loaded
-from deployer.host import Host, Unknown
+import re
+
+from deployer.checks.base import NOT_ASKED, Check, has, install, route, service, sudo, then, wants_gpu
+from deployer.checks.driver import NOT_LOADED, known, loaded, number
+from deployer.checks.runtime import asked
+from deployer.host import Fabric, Host, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
 
@@ -14,11 +17,11 @@ def _uvm(host: Host, profile: Profile) -> Finding:
 
     Why: nvidia-smi works without it and CUDA does not (error 999 or no device): after headless boots, after
         suspend, and when the number has changed since the file was made.
-    Pass: the module is loaded and the file has its number.
-    Warn: the file is missing, and nvidia-modprobe is there to make it when a program asks.
-    Fail: the file is missing and nothing will make it, or it has another number.
-    Skip: the profile wants no GPU, no driver is loaded, or /dev cannot be read.
-    Fix: nvidia-modprobe makes the files; after suspend the module must be loaded again.
+    Pass: the kernel has the module, and the file has its number.
+    Warn: the module or the file is missing, and nvidia-modprobe is there to make it when a program asks.
+    Fail: the module or the file is missing and nothing will make it, or the file has another number.
+    Skip: the profile wants no GPU, no driver is loaded, or /dev, the number or the modules cannot be read.
+    Fix: nvidia-modprobe loads the module and makes the files.
     """
     wanted = "/dev/nvidia-uvm"
     driver = loaded(host, profile, wanted)
@@ -26,30 +29,32 @@ def _uvm(host: Host, profile: Profile) -> Finding:
         return driver
     if isinstance(host.nodes, Unknown):
         return unknown(wanted, host.nodes.reason)
-    node, number = host.nodes.files.get("nvidia-uvm"), host.nodes.uvm_major
-    again = sudo(host, "modprobe -r nvidia_uvm") + " && " + sudo(host, "modprobe nvidia_uvm")
-    if node is not None and node.major is not None and number is not None and node.major != number:
+    node, major = host.nodes.files.get("nvidia-uvm"), host.nodes.uvm_major
+    if node is not None and major is not None and node.major != major:
         hint = sudo(host, "rm /dev/nvidia-uvm /dev/nvidia-uvm-tools") + " && " + _make_nodes(host)
-        return failed(wanted, f"it has number {node.major}, the kernel's module has {number}", hint)
-    if not isinstance(host.modules, Unknown) and "nvidia_uvm" not in host.modules.loaded:
+        return failed(wanted, f"it has number {node.major}, the kernel's module has {major}", hint)
+    if major is not None and node is not None:
+        return passed(wanted, "loaded")
+    if major is None and isinstance(host.modules, Unknown):
+        return unknown(wanted, host.modules.reason)
+    if major is None and not isinstance(host.modules, Unknown) and "nvidia_uvm" not in host.modules.loaded:
         found = "the module nvidia_uvm is not loaded"
     elif node is None:
         found = "the device file is not there"
-    elif isinstance(host.modules, Unknown):
-        return unknown(wanted, host.modules.reason)
     else:
-        return passed(wanted, "loaded")
+        return unknown(wanted, "the kernel does not say which number the module has")
     if has(host, "nvidia-modprobe"):
         return warned(
             wanted, f"{found}; nvidia-modprobe makes it when a program on the host asks", _make_nodes(host)
         )
-    return failed(wanted, found, _make_nodes(host) if node is None else again)
+    return failed(wanted, found, _make_nodes(host))
 
 
 def _make_nodes(host: Host) -> str:
     if has(host, "nvidia-modprobe"):
         return sudo(host, "nvidia-modprobe -c 0 -u")
-    return sudo(host, "modprobe nvidia_uvm") + ", and install nvidia-modprobe, which makes the device files"
+    load = sudo(host, "modprobe nvidia_uvm") if has(host, "modprobe") else "load the module nvidia_uvm"
+    return f"{load}, and install nvidia-modprobe, which makes the device files"
 
 
 def _nodes(host: Host, profile: Profile) -> Finding:
@@ -57,8 +62,9 @@ def _nodes(host: Host, profile: Profile) -> Finding:
 
     Why: no device file, no CUDA: `no CUDA-capable device is detected` although the driver is loaded.
     Pass: /dev/nvidiactl and a file for each GPU are there and may be opened.
-    Warn: some are missing or closed to this user; containers started by a daemon may still get them.
-    Fail: none is there at all.
+    Warn: some are missing or closed to this user; containers started by a daemon may still get them. Also where all
+        are missing and NVML answers: it has made them since.
+    Fail: none is there at all, and NVML shows no GPU.
     Skip: the profile wants no GPU, no driver is loaded, or /dev cannot be read.
     Fix: nvidia-modprobe makes the files.
     """
@@ -68,13 +74,13 @@ def _nodes(host: Host, profile: Profile) -> Finding:
         return driver
     if isinstance(host.nodes, Unknown):
         return unknown(wanted, host.nodes.reason)
-    if isinstance(host.gpus, Unknown):
-        return unknown(wanted, host.gpus.reason)
+    if not host.gpus or isinstance(host.gpus, Unknown):
+        if "nvidiactl" not in host.nodes.files:
+            return failed(wanted, "none of them", _make_nodes(host))
+        return unknown(wanted, host.gpus.reason if isinstance(host.gpus, Unknown) else "NVML shows no GPU")
     names = ("nvidiactl", *(f"nvidia{gpu.index}" for gpu in host.gpus))
     missing = [name for name in names if name not in host.nodes.files]
     closed = [name for name in names if name in host.nodes.files and not host.nodes.files[name].usable]
-    if len(missing) == len(names):
-        return failed(wanted, "none of them", _make_nodes(host))
     if missing:
         return warned(wanted, f"missing: {', '.join(missing)}", _make_nodes(host))
     if closed:
@@ -91,19 +97,18 @@ def _char_links(host: Host, profile: Profile) -> Finding:
     Pass: GPUs come through CDI, or cgroups are not systemd's, or the links in /dev/char are there.
     Warn: none of these.
     Fail: never.
-    Skip: the profile wants no GPU, there is no container runtime or no driver, or /dev cannot be read.
+    Skip: the profile wants no GPU, there is no container runtime, no driver or no way to the GPUs (runtime.gpu), or
+        /dev cannot be read.
     Fix: nvidia-ctk makes the links, or a CDI specification that makes them unnecessary.
     """
-    if not wants_gpu(profile):
-        return skipped(NOT_ASKED)
     wanted = "GPUs that survive systemctl daemon-reload"
-    engine = host.runtime
-    if isinstance(engine, Unknown):
-        return unknown(wanted, engine.reason)
-    if engine is None or not (isinstance(host.driver, Unknown) or host.driver):
-        return skipped("there is no container runtime, or no driver", wanted)
+    engine = asked(host, profile, wanted, gpu=True)
+    if isinstance(engine, Finding):
+        return engine
     if engine.cdi_gpus:
         return passed(wanted, "GPUs are given through CDI")
+    if route(host) is None:
+        return skipped("no way to the GPUs is configured: runtime.gpu", wanted)
     if not engine.cgroup.startswith("systemd"):
         return passed(wanted, f"control groups are {engine.cgroup}")
     if isinstance(host.nodes, Unknown):
@@ -124,7 +129,7 @@ def _fabric_manager(host: Host, profile: Profile) -> Finding:
     Why: without it every CUDA program ends with `system not yet initialized` (802), even on a single GPU, while
         nvidia-smi lists all GPUs.
     Pass: it runs, and its package has the driver's version or cannot be seen.
-    Warn: never.
+    Warn: it does not run and every GPU has joined the fabric already, which holds until a reset.
     Fail: it does not run, or it is of another version.
     Skip: the profile wants no GPU, or there is no NVSwitch.
     Fix: the package of the driver's version, and its service enabled.
@@ -138,35 +143,43 @@ def _fabric_manager(host: Host, profile: Profile) -> Finding:
         return skipped("there is no NVSwitch", wanted)
     if isinstance(host.fabric_manager, Unknown):
         return unknown(wanted, host.fabric_manager.reason)
-    if isinstance(host.driver, Unknown):
-        return unknown(wanted, host.driver.reason)
-    if host.driver is None:
+    driver = known(host)
+    if isinstance(driver, Unknown):
+        return unknown(wanted, driver.reason)
+    if driver is None:
         return skipped(NOT_LOADED, wanted)
-    version = host.driver.version
+    version = driver.version
     branch = version.split(".")[0]
-    installed = _package(host, "nvidia-fabricmanager")
+    installed = _packages(host)
     right = install(host, f"nvidia-fabricmanager-{branch}={version}-*", f"nvidia-fabric-manager-{version}")
     start = service(host, "enable --now nvidia-fabricmanager")
     if host.fabric_manager is None or not host.fabric_manager.installed:
         return failed(
             wanted, "not installed", then(right, start) or f"install nvidia-fabricmanager {version}"
         )
-    if installed is not None and installed != version:
+    if installed and version not in installed:
         restart = service(host, "restart nvidia-fabricmanager")
-        return failed(wanted, f"driver {version}, fabric manager {installed}", then(right, restart) or None)
-    if not host.fabric_manager.running:
-        return failed(wanted, "installed and not running", start)
-    return passed(wanted, f"running, {installed or 'version not known'}")
+        hint = then(right, restart) if right else f"install nvidia-fabricmanager {version}"
+        return failed(wanted, f"driver {version}, fabric manager {', '.join(installed)}", hint)
+    if host.fabric_manager.running:
+        return passed(wanted, f"running, {version if installed else 'version not known'}")
+    joined = not isinstance(host.gpus, Unknown) and [
+        isinstance(gpu.fabric, Fabric) and gpu.fabric.state == "completed" for gpu in host.gpus
+    ]
+    bad = warned if joined and all(joined) else failed
+    return bad(wanted, "installed and not running", start or "start nv-fabricmanager")
 
 
-def _package(host: Host, start: str) -> str | None:
-    """The upstream version of the first package whose name starts so: `1:570.86.15-0ubuntu1` is `570.86.15`."""
+def _packages(host: Host) -> list[str]:
+    """Versions of the fabric manager's packages: `1:570.86.15-0ubuntu1` is `570.86.15`."""
     if isinstance(host.packages, Unknown):
-        return None
-    for name, package in host.packages.items():
-        if name.startswith(start):
-            return package.version.rpartition(":")[2].split("-")[0]
-    return None
+        return []
+    found = [
+        number(package.version)
+        for name, package in host.packages.items()
+        if re.fullmatch(r"nvidia-fabric-?manager(-\d+)?", name)
+    ]
+    return [version for version in found if isinstance(version, str)]
 
 
 CHECKS = (

@@ -6,8 +6,10 @@ from functools import cache
 
 from deployer import images
 from deployer.checks.base import Check, has, uses_containers
+from deployer.engines import engine
 from deployer.errors import QuestionError
 from deployer.host import Disk, Fact, Host, Unknown
+from deployer.models.store import model_id
 from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.report import Finding, Outcome, failed, passed, skipped, unknown, warned
@@ -84,16 +86,25 @@ def _images(host: Host, profile: Profile) -> Finding:
     return finding
 
 
+def stored(host: Host, profile: Profile) -> bool:
+    """Whether the profile's model is known to be in the store, whole: it comes there by one rename."""
+    if isinstance(host.models, Unknown):
+        return False
+    return model_id(profile.model, engine(profile.engine).files) in host.models
+
+
 def _models(host: Host, profile: Profile) -> Finding:
     """There is room for the model.
 
     Why: a download that fills the disk fails after hours, and takes other programs with it.
-    Pass: the profile's figure is free.
+    Pass: the profile's figure is free, or the model is in the store already.
     Warn: never.
     Fail: less is free.
     Skip: the profile does not ask for a size, or it could not be asked.
     Fix: make room, or keep models on a larger file system with --home DIR.
     """
+    if stored(host, profile):
+        return passed("room for the model", "it is in the store")
     return _free(
         profile.requirements.disk.models or 0, host.models_disk, "keep models elsewhere with --home DIR"
     )
@@ -118,7 +129,7 @@ def _together(host: Host, profile: Profile) -> Finding:
     Pass: the sum of the profile's figures is free, or they land on two file systems.
     Warn: never.
     Fail: the sum is not free.
-    Skip: one of the two does not fit alone, only one is asked for, the image is here already, or it could not
+    Skip: one of the two does not fit alone, only one is asked for, one of them is here already, or it could not
         be asked.
     Fix: keep models on another file system with --home DIR, or make room.
     """
@@ -126,8 +137,8 @@ def _together(host: Host, profile: Profile) -> Finding:
     if need.images is None or need.models is None:
         return skipped("the profile does not ask for both sizes")
     ready = here(host, profile)
-    if ready is True:
-        return skipped("the image is here already")
+    if ready is True or stored(host, profile):
+        return skipped("one of the two is here already")
     wanted = f"{format_size(need.images + need.models)} free for image and model together"
     one, other = place(host, profile), host.models_disk
     if one is None:

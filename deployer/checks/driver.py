@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from deployer import compat
 from deployer.checks.base import (
     NOT_ASKED,
@@ -14,13 +17,36 @@ from deployer.checks.base import (
     then,
     wants_gpu,
 )
+from deployer.checks.gpu import capability
 from deployer.compat import upkeep
 from deployer.host import Driver, Fact, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
-from deployer.report import Finding, failed, passed, skipped, unknown, warned
+from deployer.report import Finding, Outcome, failed, passed, skipped, unknown, warned
 
 NOT_LOADED = "no NVIDIA driver is loaded: driver.loaded says why"
+UNSIGNED = ("unsigned", "Key was rejected", "Required key")  # as system.secure_boot judges it
+WINDOWS = "under WSL the driver is Windows's own"
+
+
+def number(text: str) -> Fact[str]:
+    """The upstream version in a package's or an engine's: `5:28.3.0-rc.1+azure` is `28.3.0`."""
+    found = re.split(r"[-+~]", text.rpartition(":")[2])[0]
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})*", found):
+        return found
+    return Unknown(f"the version `{text}` is not a number")
+
+
+def known(host: Host) -> Fact[Driver | None]:
+    """The loaded driver; Unknown also where its version is no version."""
+    if isinstance(host.driver, Unknown) or host.driver is None:
+        return host.driver
+    version = number(host.driver.version)
+    return version if isinstance(version, Unknown) else replace(host.driver, version=version)
+
+
+def under_wsl(host: Host) -> bool:
+    return not isinstance(host.system, Unknown) and host.system.wsl
 
 
 def _loaded(host: Host, profile: Profile) -> Finding:
@@ -30,8 +56,9 @@ def _loaded(host: Host, profile: Profile) -> Finding:
     Pass: the module is loaded.
     Warn: never.
     Fail: a GPU is on the PCI bus and the module is not loaded.
-    Skip: the profile wants no GPU, there is none, or Windows has the driver (WSL).
-    Fix: the command for the reason found: sign, build or install the module, or take the card from nouveau.
+    Skip: the profile wants no GPU, there is none, Windows has the driver (WSL), or another finding says what keeps the
+        module away: driver.nouveau, system.secure_boot.
+    Fix: the command for the reason found: install the driver, or load the module.
     """
     if not wants_gpu(profile):
         return skipped(NOT_ASKED)
@@ -41,43 +68,51 @@ def _loaded(host: Host, profile: Profile) -> Finding:
     if host.driver is not None:
         kind = "open" if host.driver.open_module else "proprietary"
         return passed(wanted, f"{host.driver.version} ({kind})")
+    if under_wsl(host):
+        return skipped(WINDOWS, wanted)
     there = has_gpu(host)
-    if not isinstance(host.system, Unknown) and host.system.wsl:
-        return skipped("under WSL the driver is Windows's own", wanted)
     if there is None:
         return unknown(wanted, "not loaded, and the PCI bus cannot be read")
     if not there:
         return skipped("there is no GPU that would need it", wanted)
+    if _nouveau(host) and not _missing(host):
+        return skipped("nouveau has the card: driver.nouveau says how to take it away", wanted)
+    if unsigned(host):
+        return skipped("the kernel refused it: system.secure_boot says why", wanted)
     found, hint = _why_not_loaded(host, profile)
     return failed(wanted, found, hint)
 
 
 def _why_not_loaded(host: Host, profile: Profile) -> tuple[str, str]:
     branch = (profile.requirements.driver or "580").split(".")[0]
+    least = profile.requirements.gpu.compute_capability if profile.requirements.gpu else None
+    if least and at_least(least, "7.5"):
+        branch += "-open"  # serves every card from Turing on, and later ones need it
     refused = None if isinstance(host.kernel_log, Unknown) else host.kernel_log.refused
-    secure = not isinstance(host.system, Unknown) and host.system.secure_boot is True
-    built = True if isinstance(host.modules, Unknown) else host.modules.built
-    kernel = "this kernel" if isinstance(host.system, Unknown) else f"kernel {host.system.kernel}"
-    if _nouveau(host):
-        return "nouveau has the card", "take it away from nouveau: driver.nouveau says how"
     if refused and "open kernel modules" in refused:
-        return f"the kernel says: {refused}", install_driver(host, f"{branch}-open")
-    if built is False:
+        return f"the kernel says: {refused}", install_driver(host, f"{branch.removesuffix('-open')}-open")
+    if refused:
+        look = sudo(host, "dmesg | grep NVRM")
+        return f"the kernel says: {refused}", f"another driver branch or another card; all it says: {look}"
+    if _missing(host):
+        kernel = "this kernel" if isinstance(host.system, Unknown) else f"kernel {host.system.kernel}"
         return f"not installed for {kernel}", install_driver(host, branch)
-    if refused or secure:
-        said = (
-            f"the kernel says: {refused}" if refused else "installed, Secure Boot is on, and it is not loaded"
-        )
-        if has(host, "mokutil"):
-            key = "mokutil --import /var/lib/shim-signed/mok/MOK.der"
-            return said, f"enrol the key that signed it: {sudo(host, key)}, then reboot"
-        return (
-            said,
-            "use a signed driver package of the distribution, or turn Secure Boot off in the firmware",
-        )
-    if built is True and has(host, "modprobe"):
+    if not isinstance(host.system, Unknown) and host.system.secure_boot is True:
+        return "not loaded, and Secure Boot is on", "system.secure_boot says how to sign it"
+    if not isinstance(host.modules, Unknown) and host.modules.built is True and has(host, "modprobe"):
         return "not loaded", f"{sudo(host, 'modprobe nvidia')}; if that fails: {install_driver(host, branch)}"
     return "not loaded", install_driver(host, branch)
+
+
+def _missing(host: Host) -> bool:
+    """Whether no module of NVIDIA's is there that this kernel could load."""
+    return not isinstance(host.modules, Unknown) and host.modules.built is False
+
+
+def unsigned(host: Host) -> bool:
+    """Whether the kernel's log says that it refused the module because of its signature."""
+    said = None if isinstance(host.kernel_log, Unknown) else host.kernel_log.refused
+    return said is not None and any(word in said for word in UNSIGNED)
 
 
 def install_driver(host: Host, branch: str) -> str:
@@ -101,8 +136,8 @@ def _no_nouveau(host: Host, profile: Profile) -> Finding:
 
     Why: a card that nouveau has cannot be taken by NVIDIA's module, and nouveau runs no CUDA.
     Pass: no card is bound to it and it is not loaded.
-    Warn: it is loaded beside a working NVIDIA module.
-    Fail: it is there and NVIDIA's module is not.
+    Warn: it is loaded beside a working NVIDIA module, or none of NVIDIA's is installed yet: driver.loaded.
+    Fail: it is there and NVIDIA's module, which is installed, is not loaded.
     Skip: the profile wants no GPU, or there is none.
     Fix: a file in /etc/modprobe.d, a new boot image and a reboot.
     """
@@ -122,9 +157,13 @@ def _no_nouveau(host: Host, profile: Profile) -> Finding:
     )
     root = not isinstance(host.system, Unknown) and host.system.user == 0
     hint = then(write if root else sudo(host, f'sh -c "{write}"'), initramfs(host)) + ", then reboot"
-    if isinstance(host.driver, Unknown) or host.driver is None:
-        return failed(wanted, "nouveau has it", hint)
-    return warned(wanted, "loaded beside NVIDIA's module", hint)
+    if isinstance(host.driver, Unknown):
+        return unknown(wanted, host.driver.reason)
+    if host.driver is not None:
+        return warned(wanted, "loaded beside NVIDIA's module", hint)
+    if _missing(host):
+        return warned(wanted, "nouveau has the card; most packages of NVIDIA's driver take it away", hint)
+    return failed(wanted, "nouveau has the card", hint)
 
 
 def _version(host: Host, profile: Profile) -> Finding:
@@ -134,30 +173,42 @@ def _version(host: Host, profile: Profile) -> Finding:
     Pass: the loaded version is the one asked for or later.
     Warn: never.
     Fail: it is older.
-    Skip: the profile asks for none, no driver is loaded, or it cannot be read.
+    Skip: the profile asks for none, no driver is loaded, it cannot be read, or a driver that is new enough is installed
+        and waits for a reboot (driver.libraries).
     Fix: the distribution's package of the branch asked for, then a reboot.
     """
     need = profile.requirements.driver
     if need is None:
         return skipped("the profile does not ask for a driver")
     wanted = f"{need} or later"
-    if isinstance(host.driver, Unknown):
-        return unknown(wanted, host.driver.reason)
-    if host.driver is None:
+    driver = known(host)
+    if isinstance(driver, Unknown):
+        return unknown(wanted, driver.reason)
+    if driver is None:
         return _without_driver(host, wanted)
-    found = host.driver.version
+    found = driver.version
     if at_least(found, need):
         return passed(wanted, found)
-    return failed(wanted, found, install_driver(host, need.split(".")[0]))
+    waiting = on_disk(host)
+    if waiting and at_least(waiting, need):
+        return skipped(f"{waiting} is installed and waits for a reboot: driver.libraries", wanted)
+    branch = need.split(".")[0]
+    return failed(wanted, found, install_driver(host, f"{branch}-open" if driver.open_module else branch))
+
+
+def on_disk(host: Host) -> str | None:
+    """The version of libcuda on the disk; None where it does not say (WSL and Jetson call it `1.1`)."""
+    if isinstance(host.libraries, Unknown) or host.libraries.cuda is None:
+        return None
+    version = number(host.libraries.cuda)
+    return version if isinstance(version, str) and at_least(version, "100") else None
 
 
 def _without_driver(host: Host, wanted: str) -> Finding:
     """Under WSL the version is only known through NVML; elsewhere another check has failed already."""
     if has_gpu(host) is False:
         return skipped("there is no GPU: gpu.count", wanted)
-    if not isinstance(host.system, Unknown) and host.system.wsl:
-        return unknown(wanted, "under WSL the driver is Windows's own")
-    return skipped(NOT_LOADED, wanted)
+    return unknown(wanted, WINDOWS) if under_wsl(host) else skipped(NOT_LOADED, wanted)
 
 
 def _cuda(host: Host, profile: Profile) -> Finding:
@@ -167,13 +218,15 @@ def _cuda(host: Host, profile: Profile) -> Finding:
     Pass: the driver's newest CUDA is the one asked for or later.
     Warn: never.
     Fail: it is older.
-    Skip: the profile asks for none, no driver is loaded, or nobody can say.
+    Skip: the profile asks for none, no driver is loaded, driver.version has failed already, or nobody can say.
     Fix: a driver of the family's floor or later.
     """
     need = profile.requirements.cuda
     if need is None:
         return skipped("the profile does not ask for CUDA")
     wanted = f"{need} or later"
+    if _version(host, profile).outcome is Outcome.FAIL:
+        return skipped("the driver is too old anyway: driver.version", wanted)
     found = newest_cuda(host)
     if isinstance(found, Unknown):
         return unknown(wanted, found.reason)
@@ -184,27 +237,34 @@ def _cuda(host: Host, profile: Profile) -> Finding:
     if at_least(found, need):
         return passed(wanted, found)
     least = compat.family_driver(need)
-    return failed(wanted, found, f"CUDA {need} needs driver {least} or later" if least else None)
+    hint = f"CUDA {need} needs driver {least} or later" if least else None
+    if least and not under_wsl(host):
+        hint = install_driver(host, least.split(".")[0])
+    return failed(wanted, found, hint)
 
 
 def loaded(host: Host, profile: Profile, wanted: str) -> Driver | Finding:
     """The loaded driver, or the finding of a check that has nothing to judge without it."""
     if not wants_gpu(profile):
         return skipped(NOT_ASKED)
-    if isinstance(host.driver, Unknown):
-        return unknown(wanted, host.driver.reason)
-    if host.driver is None:
-        return skipped(NOT_LOADED if has_gpu(host) is not False else "there is no GPU", wanted)
-    return host.driver
+    driver = known(host)
+    if isinstance(driver, Unknown):
+        return unknown(wanted, driver.reason)
+    if driver is None:
+        if has_gpu(host) is False:
+            return skipped("there is no GPU", wanted)
+        return skipped(WINDOWS if under_wsl(host) else NOT_LOADED, wanted)
+    return driver
 
 
 def newest_cuda(host: Host) -> Fact[str | None]:
-    """As the driver's library says; without it, from the version of the kernel module."""
+    """As the driver's library says; without it, from its version, or else that of the kernel module."""
     if isinstance(host.cuda, str):
-        return host.cuda
-    if isinstance(host.driver, Unknown):
-        return host.driver
-    return None if host.driver is None else compat.newest_cuda(host.driver.version)
+        return number(host.cuda)
+    driver = known(host)
+    if isinstance(driver, Unknown) or driver is None:
+        return driver
+    return compat.newest_cuda(on_disk(host) or driver.version)
 
 
 def _libraries(host: Host, profile: Profile) -> Finding:
@@ -229,10 +289,12 @@ def _libraries(host: Host, profile: Profile) -> Finding:
         if "mismatch" in said.lower():
             return failed(wanted, f"module {module}; the library says: {said}", reboot)
         return unknown(wanted, host.libraries.reason)
-    versions = {v for v in (host.libraries.cuda, host.libraries.nvml) if v}
+    versions = {v for v in (host.libraries.cuda, host.libraries.nvml) if v and not v.startswith("1.")}
     if versions - {module} or "mismatch" in said.lower():
-        other = ", ".join(sorted(versions - {module})) or "another version"
-        return failed(wanted, f"module {module}, libraries {other}", f"{reboot} loads the module of {other}")
+        other = ", ".join(sorted(versions - {module})) or "of another version"
+        return failed(
+            wanted, f"module {module}, libraries {other}", f"{reboot} loads the module of the libraries"
+        )
     if host.libraries.cuda is None:
         branch = module.split(".")[0]
         hint = install(host, f"libnvidia-compute-{branch}") if _ubuntu(host) else None
@@ -250,9 +312,10 @@ def _kind(host: Host, profile: Profile) -> Finding:
 
     Why: Blackwell and Grace Hopper work with NVIDIA's open module alone, cards before Turing with the proprietary
         one alone; with the other kind the module loads and shows no GPU.
-    Pass: the loaded kind serves every GPU.
-    Warn: never.
-    Fail: it does not serve one of them.
+    Pass: the loaded kind serves every GPU that it shows.
+    Warn: a GPU is shown that this kind is said not to serve, or the kernel's log asks for the open one for a GPU that
+        the profile can do without.
+    Fail: the kernel's log asks for the open one, and none of the GPUs is shown.
     Skip: the profile wants no GPU, no driver is loaded, or no card's compute capability is known.
     Fix: the driver package of the other kind.
     """
@@ -262,20 +325,21 @@ def _kind(host: Host, profile: Profile) -> Finding:
         return driver
     if isinstance(host.gpus, Unknown):
         return unknown(wanted, host.gpus.reason)
-    kinds = {}
-    for gpu in host.gpus:
-        if isinstance(gpu.compute_capability, Unknown):
-            return unknown(wanted, gpu.compute_capability.reason)
-        kinds[gpu.compute_capability] = upkeep.module_kind(gpu.compute_capability)
     found = "open" if driver.open_module else "proprietary"
-    for capability, kind in kinds.items():
+    branch = driver.version.split(".")[0]
+    said = None if isinstance(host.kernel_log, Unknown) else host.kernel_log.refused
+    if said and "open kernel modules" in said and not driver.open_module:
+        text = f"{found}; the kernel says: {said}"
+        return (warned if host.gpus else failed)(wanted, text, install_driver(host, f"{branch}-open"))
+    for gpu in host.gpus:
+        of_card = capability(gpu)
+        if isinstance(of_card, Unknown):
+            return unknown(wanted, of_card.reason)
+        kind = upkeep.module_kind(of_card)
         if kind not in (None, "both", found):
-            branch = driver.version.split(".")[0]
             hint = install_driver(host, f"{branch}-open" if kind == "open" else branch)
-            return failed(wanted, f"{found}; compute capability {capability} needs the {kind} one", hint)
-    if not kinds:
-        return skipped("no GPU is shown", wanted)
-    return passed(wanted, found)
+            return warned(wanted, f"{found}; compute capability {of_card} needs the {kind} one", hint)
+    return passed(wanted, found) if host.gpus else skipped("no GPU is shown", wanted)
 
 
 def _supported(host: Host, profile: Profile) -> Finding:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from deployer import compat
 from deployer.checks.base import NOT_ASKED, Check, route, uses_containers, wants_gpu
-from deployer.checks.driver import NOT_LOADED, install_driver
-from deployer.checks.gpu import NONE_USABLE, usable
+from deployer.checks.driver import NOT_LOADED, WINDOWS, install_driver, known, number, under_wsl
+from deployer.checks.gpu import NONE_USABLE, TOO_FEW, capability, small, usable
 from deployer.compat.tables import cudnn_capabilities
 from deployer.errors import QuestionError
 from deployer.host import Gpu, Host, Unknown
 from deployer.images import recipe
 from deployer.profile import Profile
-from deployer.quantity import at_least
-from deployer.report import Finding, failed, passed, skipped, unknown, warned
+from deployer.quantity import at_least, parse_version
+from deployer.report import Finding, Outcome, failed, passed, skipped, unknown, warned
+
+BELOW = "the cards miss the profile's own floor: gpu.compute_capability"
 
 
 @cache
@@ -42,19 +45,24 @@ def _asked(host: Host, profile: Profile, wanted: str) -> tuple[compat.Demand, tu
     gpus = usable(host, profile)
     if isinstance(gpus, Unknown):
         return unknown(wanted, gpus.reason)
-    if not gpus:
-        return skipped(NONE_USABLE, wanted)
+    if len(gpus) < _needed(profile):
+        return skipped(TOO_FEW if gpus else NONE_USABLE, wanted)
     return found, gpus
 
 
+def _needed(profile: Profile) -> int:
+    return profile.requirements.gpu.count if profile.requirements.gpu else 1
+
+
 def _driver(host: Host, profile: Profile) -> Finding:
-    """The image runs on this driver and these GPUs, given the way they get into containers here.
+    """The image runs on this driver and enough of these GPUs, given the way they get into containers here.
 
     Why: this is decided before the download, not at the start: `unsatisfied condition`, error 803 or 804.
     Pass: it runs, also with minor-version compatibility, which is then said.
     Warn: it needs compat libraries.
     Fail: it cannot run; the reason and the least driver are named.
-    Skip: the profile wants no GPU, none is usable, no driver is loaded, or something that it depends on is unknown.
+    Skip: the profile wants no GPU, too few are usable, no driver is loaded, something that it depends on is unknown, or
+        another finding has said no already: driver.version, gpu.compute_capability, image.kernels, image.cudnn.
     Fix: the driver named, or the variant of the image that runs here: deployer compat.
     """
     wanted = f"{profile.image}:{profile.variant} on this driver"
@@ -62,50 +70,57 @@ def _driver(host: Host, profile: Profile) -> Finding:
     if isinstance(asked, Finding):
         return asked
     needs, gpus = asked
-    version = _driver_version(host)
-    if isinstance(version, Unknown):
-        return unknown(wanted, version.reason)
-    if version is None:
-        return skipped(NOT_LOADED, wanted)
-    injection = compat.Injection.HOOK if route(host) == "runtime" else compat.Injection.CDI
-    try:
-        verdict = compat.judge(version, _devices(gpus), needs, injection, _toolkit(host))
-    except ValueError as error:
-        return unknown(wanted, str(error))
-    hint = install_driver(host, verdict.least_driver.split(".")[0]) if verdict.least_driver else None
-    if verdict.kind is compat.Kind.CANNOT:
-        said = f"{verdict.reason} ({verdict.error})" if verdict.error else verdict.reason
-        return failed(wanted, said, hint or "another profile: deployer check --all")
+    driver = known(host)
+    if isinstance(driver, Unknown):
+        return unknown(wanted, driver.reason)
+    if driver is None:
+        return unknown(wanted, WINDOWS) if under_wsl(host) else skipped(NOT_LOADED, wanted)
+    verdict = _verdict(host, profile, driver.version, needs, gpus)
+    if verdict.runs:
+        found = warned if verdict.kind is compat.Kind.COMPAT else passed
+        return found(wanted, verdict.reason)
     if verdict.kind is compat.Kind.UNKNOWN:
         return unknown(wanted, verdict.reason)
-    if not verdict.runs:
-        return failed(wanted, f"{verdict.reason} ({verdict.error})", hint)
-    if verdict.kind is compat.Kind.COMPAT:
-        return warned(wanted, verdict.reason, hint)
-    return passed(wanted, verdict.reason)
+    if any(judge(host, profile).outcome is Outcome.FAIL for judge in (small, _kernels, _cudnn)):
+        return skipped("another finding has said no already", wanted)
+    floor = profile.requirements.driver
+    if floor and not at_least(driver.version, floor) and _verdict(host, profile, floor, needs, gpus).runs:
+        return skipped("it runs on the driver that the profile asks for: driver.version", wanted)
+    said = f"{verdict.reason} ({verdict.error})" if verdict.error else verdict.reason
+    branch = verdict.least_driver.split(".")[0] if verdict.least_driver else None
+    if branch is None or at_least(driver.version, str(verdict.least_driver)):
+        return failed(wanted, said, "another profile: deployer check --all")
+    return failed(wanted, said, install_driver(host, f"{branch}-open" if driver.open_module else branch))
 
 
-def _driver_version(host: Host) -> str | Unknown | None:
-    if isinstance(host.driver, Unknown):
-        return host.driver
-    return host.driver.version if host.driver else None
+def _verdict(
+    host: Host, profile: Profile, driver: str, needs: compat.Demand, gpus: tuple[Gpu, ...]
+) -> compat.Verdict:
+    """The worst of the best GPUs, as many as the profile needs: one that it can do without does not count."""
+    injection = compat.Injection.HOOK if route(host) == "runtime" else compat.Injection.CDI
+    kinds = list(compat.Kind)
+    found = [
+        compat.judge(driver, (device,), needs, injection, toolkit_version(host)) for device in _devices(gpus)
+    ]
+    found.sort(key=lambda verdict: (kinds.index(verdict.kind), verdict.error is not None))
+    return found[_needed(profile) - 1]
 
 
-def _devices(gpus: tuple[Gpu, ...]) -> tuple[compat.Device, ...]:
-    return tuple(
-        compat.Device.of(
+def _devices(gpus: tuple[Gpu, ...]) -> Iterator[compat.Device]:
+    for gpu in gpus:
+        of_card = capability(gpu)
+        yield compat.Device.of(
             "" if isinstance(gpu.name, Unknown) else gpu.name,
-            None if isinstance(gpu.compute_capability, Unknown) else gpu.compute_capability,
+            None if isinstance(of_card, Unknown) else of_card,
         )
-        for gpu in gpus
-    )
 
 
-def _toolkit(host: Host) -> str | None:
+def toolkit_version(host: Host) -> str | None:
+    """The version of NVIDIA Container Toolkit by its package, None where it is not known."""
     if isinstance(host.packages, Unknown) or "nvidia-container-toolkit" not in host.packages:
         return None
-    number = host.packages["nvidia-container-toolkit"].version.rpartition(":")[2].split("-")[0].split("~")[0]
-    return number if number.replace(".", "").isdecimal() else None
+    version = number(host.packages["nvidia-container-toolkit"].version)
+    return None if isinstance(version, Unknown) else version
 
 
 def _kernels(host: Host, profile: Profile) -> Finding:
@@ -116,7 +131,8 @@ def _kernels(host: Host, profile: Profile) -> Finding:
     Pass: its list of architectures covers as many cards as the profile needs.
     Warn: never.
     Fail: it does not.
-    Skip: the profile wants no GPU, none is usable, the image has no such list, or a capability is unknown.
+    Skip: the profile wants no GPU, too few are usable, they miss the profile's own floor (gpu.compute_capability), the
+        image has no such list, or a capability is unknown.
     Fix: another variant or profile: deployer compat lists what runs here.
     """
     wanted = f"{profile.image}:{profile.variant} with code for these GPUs"
@@ -126,15 +142,16 @@ def _kernels(host: Host, profile: Profile) -> Finding:
     needs, gpus = asked
     if not needs.sass:
         return skipped("the image lists no architectures", wanted)
-    count = profile.requirements.gpu.count if profile.requirements.gpu else 1
-    known = [g.compute_capability for g in gpus if not isinstance(g.compute_capability, Unknown)]
-    good = [c for c in known if any(compat.runs_on(code, c, needs.cuda) for code in needs.sass)]
+    if small(host, profile).outcome is Outcome.FAIL:
+        return skipped(BELOW, wanted)
+    cards = [c for gpu in gpus if isinstance(c := capability(gpu), str)]
+    good = [c for c in cards if any(compat.runs_on(code, c, needs.cuda) for code in needs.sass)]
     listed = f"the image has {', '.join(needs.sass)}"
-    if len(good) >= count:
+    if len(good) >= _needed(profile):
         return passed(wanted, f"{', '.join(dict.fromkeys(good))}; {listed}")
-    if len(known) < len(gpus):
+    if len(cards) < len(gpus):
         return unknown(wanted, "the compute capability of a GPU cannot be read")
-    text = f"these GPUs are {', '.join(dict.fromkeys(known))}; {listed}"
+    text = f"these GPUs are {', '.join(dict.fromkeys(cards))}; {listed}"
     return failed(wanted, text, "deployer compat says which image runs here")
 
 
@@ -144,9 +161,10 @@ def _cudnn(host: Host, profile: Profile) -> Finding:
     Why: cuDNN 9.11 dropped Maxwell, Pascal and Volta, and a second copy of another version gives
         `CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH`; the image pins one, and the build proves that it is the only one.
     Pass: the pinned version serves as many cards as the profile needs.
-    Warn: the version is in no table.
-    Fail: it does not serve them.
-    Skip: the profile wants no GPU, none is usable, the image pins none, or a capability is unknown.
+    Warn: the version is in no table, or the table does not list a card, which is not older than all that it lists.
+    Fail: it serves none so old.
+    Skip: the profile wants no GPU, too few are usable, they miss the profile's own floor (gpu.compute_capability), the
+        image pins none, or a capability is unknown.
     Fix: another variant or profile.
     """
     wanted = f"a cuDNN in {profile.image}:{profile.variant} that serves these GPUs"
@@ -159,14 +177,18 @@ def _cudnn(host: Host, profile: Profile) -> Finding:
     table = cudnn_capabilities(needs.cudnn, needs.cuda)
     if table is None:
         return warned(wanted, f"cuDNN {needs.cudnn} for CUDA {needs.cuda} is in no table")
-    known = [g.compute_capability for g in gpus if not isinstance(g.compute_capability, Unknown)]
-    good = [c for c in known if any(compat.runs_on(code, c, needs.cuda) for code in table[0])]
-    count = profile.requirements.gpu.count if profile.requirements.gpu else 1
-    if len(good) >= count:
+    if small(host, profile).outcome is Outcome.FAIL:
+        return skipped(BELOW, wanted)
+    cards = [c for gpu in gpus if isinstance(c := capability(gpu), str)]
+    good = [c for c in cards if any(compat.runs_on(code, c, needs.cuda) for code in table[0])]
+    if len(good) >= _needed(profile):
         return passed(wanted, f"cuDNN {needs.cudnn}")
-    if len(known) < len(gpus):
+    if len(cards) < len(gpus):
         return unknown(wanted, "the compute capability of a GPU cannot be read")
-    text = f"cuDNN {needs.cudnn} has code for {', '.join(table[0])}; these GPUs are {', '.join(dict.fromkeys(known))}"
+    text = f"cuDNN {needs.cudnn} has code for {', '.join(table[0])}; these GPUs are {', '.join(dict.fromkeys(cards))}"
+    oldest = min(table[0], key=parse_version)
+    if sum(at_least(c, oldest) for c in cards) >= _needed(profile):
+        return warned(wanted, text)
     return failed(wanted, text, "deployer compat says which image runs here")
 
 
@@ -174,9 +196,9 @@ def _platform(host: Host, profile: Profile) -> Finding:
     """The image can be had for this machine's processor.
 
     Why: a lock of x86-64 wheels installs nothing on aarch64; better known before the build than in its middle.
-    Pass: the recipe has what it needs for this architecture.
-    Warn: never.
-    Fail: it has not.
+    Pass: the image is here, or the recipe has what it needs for this architecture.
+    Warn: it has not, and the embedded runtime can stand in.
+    Fail: it has not, and the profile needs containers.
     Skip: containers are not used, there is no such recipe, or the architecture is unknown.
     Fix: another profile: llama.cpp is built for both.
     """
@@ -190,14 +212,17 @@ def _platform(host: Host, profile: Profile) -> Finding:
         found.variant(profile.variant)
     except QuestionError as error:
         return skipped(error.message, wanted)
+    if any(host.images.get(tag) is True for tag in recipe.tags(profile.image, profile.variant)):
+        return passed(wanted, "it is here")
+    bad = failed if profile.runtime == "docker" or wants_gpu(profile) else warned
     platform = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(host.system.architecture)
     if platform is None:
-        return failed(wanted, host.system.architecture, "deployer serves x86_64 and aarch64")
+        return bad(wanted, host.system.architecture, "deployer serves x86_64 and aarch64")
     bound = {source.package for source in found.sources if source.platform}
     here = {source.package for source in found.sources if source.platform in (None, platform)}
     if bound - here:
         text = f"{', '.join(sorted(bound - here))} is pinned for other architectures only"
-        return failed(wanted, text, "choose a llamacpp profile: deployer profiles list")
+        return bad(wanted, text, "choose a llamacpp profile: deployer profiles list")
     return passed(wanted, platform)
 
 

@@ -279,7 +279,7 @@ def _end_others(host: Host) -> str:
 CHECKS = (
     Check("memory.total", _total),
     Check("memory.available", _available),
-    Check("memory.limit", _limit),
+    Check("memory.limit", _limit, advice=True),
     Check("memory.swap", _swap, advice=True),
     Check("memory.shared", _shared, pains=(23,), advice=True),
     Check("memory.locked", _locked, advice=True),

@@ -86,13 +86,13 @@ def _engine_proxy(host: Host, profile: Profile) -> Finding:
     """
     if not uses_containers(host, profile):
         return skipped("no containers are used")
-    if host.registry is None:
-        return skipped("nothing has to come from a registry")
     wanted = "a proxy for the container engine too"
-    if isinstance(host.proxies, Unknown):
-        return unknown(wanted, host.proxies.reason)
     if host.proxies is None:
         return passed(wanted, "this user has none")
+    if host.registry is None:
+        return skipped("nothing has to come from a registry")
+    if isinstance(host.proxies, Unknown):
+        return unknown(wanted, host.proxies.reason)
     engine = host.runtime
     if not isinstance(engine, ContainerRuntime):
         return skipped("there is no container runtime") if engine is None else unknown(wanted, engine.reason)

@@ -15,6 +15,7 @@ from deployer.checks.base import (
     uses_containers,
     wants_gpu,
 )
+from deployer.checks.driver import NOT_LOADED, number, under_wsl
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
@@ -22,6 +23,7 @@ from deployer.report import Finding, failed, passed, skipped, unknown, warned
 
 PROCESS = "this profile will not run in containers here"
 NO_ENGINE = "no container runtime answers: runtime.engine says why"
+ENGINE = "install Docker Engine: https://docs.docker.com/engine/install/"
 TOOLKIT = (
     "install the NVIDIA Container Toolkit: "
     "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
@@ -45,19 +47,25 @@ def _engine(host: Host, profile: Profile) -> Finding:
     bad = failed if must else warned
     instead = "" if must else "; without it the embedded runtime is used"
     if isinstance(host.runtime, Unknown):
-        if "may not use" in host.runtime.reason:
-            hint = "usermod -aG docker $USER"
-            return bad(wanted, host.runtime.reason + instead, f"{sudo(host, hint)}, then log in again")
-        hint = service(host, "restart docker") or "restart the container engine"
+        said = host.runtime.reason
+        if "may not use" in said:
+            hint = "let this user use the socket, then log in again"
+            if "docker.sock" in said and has(host, "usermod"):
+                hint = f"{sudo(host, 'usermod -aG docker $USER')}, then log in again"
+            return bad(wanted, said + instead, hint)
+        name = "podman.socket" if "podman" in said else "docker"
+        hint = service(host, f"restart {name}") or "restart the container engine"
         if must:
-            return unknown(wanted, host.runtime.reason, hint)
-        return warned(wanted, host.runtime.reason + instead, hint)
+            return unknown(wanted, said, hint)
+        return warned(wanted, said + instead, hint)
     if host.runtime is None:
-        hint = "install Docker Engine: https://docs.docker.com/engine/install/"
-        start = service(host, "start docker")
-        if has(host, "docker") and start:
-            hint = start
-        return bad(wanted, "none answers" + instead, hint)
+        name = "docker" if has(host, "docker") else "podman.socket" if has(host, "podman") else ""
+        start = (
+            service(host, f"{'enable --now' if name == 'podman.socket' else 'start'} {name}")
+            if name
+            else None
+        )
+        return bad(wanted, "none answers" + instead, start or ENGINE)
     return passed(wanted, f"{host.runtime.kind} {host.runtime.version}")
 
 
@@ -67,6 +75,10 @@ def asked(host: Host, profile: Profile, wanted: str, *, gpu: bool = False) -> Co
         return skipped(NOT_ASKED)
     if gpu and has_gpu(host) is False:
         return skipped("there is no GPU", wanted)
+    if gpu and isinstance(host.driver, Unknown):
+        return unknown(wanted, host.driver.reason)
+    if gpu and host.driver is None and not under_wsl(host):
+        return skipped(NOT_LOADED, wanted)
     if not uses_containers(host, profile):
         return skipped(PROCESS, wanted)
     if isinstance(host.runtime, Unknown):
@@ -80,8 +92,9 @@ def _gpu(host: Host, profile: Profile) -> Finding:
     Why: `could not select device driver "" with capabilities: [[gpu]]` has five causes, and says none of them.
     Pass: CDI devices are found, or the nvidia runtime is registered. `deployer check --deep` proves it.
     Warn: never.
-    Fail: neither is there; the one broken link is named.
-    Skip: the profile wants no GPU, there is none, or no runtime answers.
+    Fail: neither is there, nor the toolkit's hook; the one broken link is named.
+    Skip: the profile wants no GPU, there is none, no driver is loaded, no runtime answers, or the toolkit's hook is
+        there: Docker uses it if it was started after it was installed, and does not say so.
     Fix: install the Container Toolkit, register it, or write a CDI specification.
     """
     wanted = "a runtime that can give GPUs to containers"
@@ -95,26 +108,36 @@ def _gpu(host: Host, profile: Profile) -> Finding:
         return passed(wanted, "the nvidia runtime")
     found = "neither CDI devices nor the nvidia runtime"
     if engine.root.startswith("/var/snap/"):
-        return failed(wanted, f"{found}; this Docker is a snap", "runtime.snap says what to do")
+        return failed(wanted, f"{found}; this Docker is a snap", _unsnap(host))
     if isinstance(host.toolkit, Unknown):
-        return failed(wanted, found, TOOLKIT)
+        return unknown(wanted, host.toolkit.reason)
     if not has(host, "nvidia-ctk") and host.toolkit is None:
-        return failed(wanted, f"{found}; the Container Toolkit is not installed", _install_toolkit(host))
+        return failed(wanted, f"{found}; the Container Toolkit is not installed", TOOLKIT)
+    hook = engine.kind == "docker" and host.toolkit is not None and host.toolkit.hook
+    if not hook and not isinstance(host.cdi, Unknown) and host.cdi and engine.cdi is True:
+        return failed(
+            wanted,
+            f"{found}; it does not find the CDI specification",
+            "runtime.cdi and runtime.cdi_version say why",
+        )
     if engine.kind == "podman":
-        hint = sudo(host, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+        hint = "write a CDI specification with nvidia-ctk cdi generate"
+        if has(host, "nvidia-ctk"):
+            hint = sudo(host, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
         return failed(wanted, f"{found}; no CDI specification has been written", hint)
-    configure = "nvidia-ctk runtime configure --runtime=docker"
-    if engine.rootless:
-        hint = f"{configure} --config=$HOME/.config/docker/daemon.json, then restart the rootless daemon"
-    else:
-        hint = then(sudo(host, configure), service(host, "restart docker"))
+    hint = _configure(host, engine)
+    if hook:
+        return unknown(wanted, f"{found}; whether Docker has seen the toolkit's hook, --deep can try", hint)
     return failed(wanted, f"{found}; the toolkit is there and Docker does not know it", hint)
 
 
-def _install_toolkit(host: Host) -> str:
-    known = not isinstance(host.packages, Unknown) and "nvidia-container-toolkit" in host.packages
-    command = install(host, "nvidia-container-toolkit") if known else None
-    return command or TOOLKIT
+def _configure(host: Host, engine: ContainerRuntime) -> str:
+    configure = "nvidia-ctk runtime configure --runtime=docker"
+    if not has(host, "nvidia-ctk"):
+        return TOOLKIT
+    if engine.rootless:
+        return f"{configure} --config=$HOME/.config/docker/daemon.json, then restart the rootless daemon"
+    return then(sudo(host, configure), service(host, "restart docker"))
 
 
 def _version(host: Host, profile: Profile) -> Finding:
@@ -123,7 +146,7 @@ def _version(host: Host, profile: Profile) -> Finding:
     Why: CDI devices over the API need Docker 25 (API 1.44); without BuildKit no image can be built.
     Pass: Docker 25 or later, Podman 4 or later.
     Warn: it is older; GPUs still come through the nvidia runtime.
-    Fail: Docker before 19.03, which knows no GPUs.
+    Fail: Docker before 19.03, which knows no GPUs, and the profile wants one.
     Skip: containers are not used, no runtime answers, or its version is not a number.
     Fix: Docker's own packages are newer than the distribution's.
     """
@@ -131,15 +154,16 @@ def _version(host: Host, profile: Profile) -> Finding:
     engine = asked(host, profile, wanted)
     if isinstance(engine, Finding):
         return engine
-    number = engine.version.split("+")[0].split("-")[0].split("~")[0]
+    version = number(engine.version)
+    if isinstance(version, Unknown):
+        return unknown(wanted, version.reason)
     found = f"{engine.kind} {engine.version}"
+    if at_least(version, "4" if engine.kind == "podman" else "25"):
+        return passed(wanted, found)
+    if engine.kind == "podman":
+        return warned(wanted, found, "a newer Podman: https://podman.io/docs/installation")
+    old = wants_gpu(profile) and not at_least(version, "19.3")
     hint = "newer packages: https://docs.docker.com/engine/install/"
-    try:
-        if at_least(number, "4" if engine.kind == "podman" else "25"):
-            return passed(wanted, found)
-        old = engine.kind == "docker" and not at_least(number, "19.3")
-    except ValueError:
-        return unknown(wanted, f"the version `{engine.version}` is not a number")
     return (failed if old else warned)(wanted, found, hint)
 
 
@@ -151,16 +175,17 @@ def _storage(host: Host, profile: Profile) -> Finding:
     Warn: vfs or devicemapper.
     Fail: never.
     Skip: containers are not used, or no runtime answers.
-    Fix: a file system that overlay2 works on, and daemon.json's `storage-driver`.
+    Fix: a file system that overlay2 works on, and the engine's `storage-driver` setting.
     """
     wanted = "a storage driver that shares layers"
     engine = asked(host, profile, wanted)
     if isinstance(engine, Finding):
         return engine
     if engine.storage_driver in ("vfs", "devicemapper"):
-        return warned(
-            wanted, engine.storage_driver, 'set "storage-driver": "overlay2" in /etc/docker/daemon.json'
-        )
+        hint = 'set "storage-driver": "overlay2" in /etc/docker/daemon.json'
+        if engine.kind == "podman":
+            hint = 'set driver = "overlay" in /etc/containers/storage.conf'
+        return warned(wanted, engine.storage_driver, hint)
     return passed(wanted, engine.storage_driver or "its default")
 
 
@@ -170,8 +195,8 @@ def _snap(host: Host, profile: Profile) -> Finding:
     Why: a snap is confined: it sees neither the driver's libraries nor the toolkit, and says `load library failed:
         libnvidia-ml.so.1`.
     Pass: its data is not below /var/snap.
-    Warn: it is, and the profile wants no GPU.
-    Fail: it is, and the profile wants one.
+    Warn: it is; without a way to the GPUs that is what runtime.gpu fails for.
+    Fail: never.
     Skip: containers are not used, or no runtime answers.
     Fix: remove the snap, install Docker's own packages.
     """
@@ -181,9 +206,11 @@ def _snap(host: Host, profile: Profile) -> Finding:
         return engine
     if not engine.root.startswith("/var/snap/"):
         return passed(wanted, engine.root or "not a snap")
-    remove = f"{sudo(host, 'snap remove docker')}, then " if has(host, "snap") else ""
-    hint = f"{remove}install Docker Engine: https://docs.docker.com/engine/install/"
-    return (failed if wants_gpu(profile) else warned)(wanted, f"a snap: {engine.root}", hint)
+    return warned(wanted, f"a snap: {engine.root}", _unsnap(host))
+
+
+def _unsnap(host: Host) -> str:
+    return f"{sudo(host, 'snap remove docker')}, then {ENGINE}" if has(host, "snap") else ENGINE
 
 
 def _rootless(host: Host, profile: Profile) -> Finding:
@@ -194,7 +221,8 @@ def _rootless(host: Host, profile: Profile) -> Finding:
     Pass: GPUs come through CDI, or the setting suits the daemon.
     Warn: never.
     Fail: it does not suit.
-    Skip: the profile wants no GPU, there is none, no runtime answers, or the toolkit's settings cannot be read.
+    Skip: the profile wants no GPU, there is none, no runtime answers, no way to the GPUs is configured, or the
+        toolkit's settings cannot be read.
     Fix: nvidia-ctk sets it, or writes a CDI specification.
     """
     wanted = "no-cgroups as the daemon needs it"
@@ -207,6 +235,8 @@ def _rootless(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, host.toolkit.reason)
     if host.toolkit is None:
         return skipped("the Container Toolkit is not installed", wanted)
+    if route(host) is None and not host.toolkit.hook:
+        return skipped("no way to the GPUs is configured: runtime.gpu", wanted)
     on = host.toolkit.settings.get("nvidia-container-cli.no-cgroups") == "true"
     if on == engine.rootless:
         return passed(wanted, "on" if on else "off")
@@ -223,9 +253,9 @@ def _buildx(host: Host, profile: Profile) -> Finding:
 
     Why: they are built with BuildKit, for its secrets and caches; the plug-in is a package of its own.
     Pass: the client has buildx, or the image is here already.
-    Warn: never.
-    Fail: it has not, and the image must be built.
-    Skip: containers are not used, no runtime answers, or the host was saved without it.
+    Warn: it has not, the image must be built, and the embedded runtime can stand in.
+    Fail: it has not, the image must be built, and the profile needs containers.
+    Skip: containers are not used, no runtime answers, Podman stands in for docker, or it could not be asked.
     Fix: the package of the plug-in.
     """
     from deployer.images.recipe import tags
@@ -234,15 +264,21 @@ def _buildx(host: Host, profile: Profile) -> Finding:
     engine = asked(host, profile, wanted)
     if isinstance(engine, Finding):
         return engine
-    if any(host.images.get(tag) is True for tag in tags(profile.image, profile.variant)):
-        return passed("", "not needed: the image is here")
-    if isinstance(engine.buildx, Unknown):
-        return unknown(wanted, engine.buildx.reason)
-    if engine.buildx:
+    if engine.buildx is True:
         return passed(wanted, "there")
+    here = [host.images.get(tag, Unknown("not asked")) for tag in tags(profile.image, profile.variant)]
+    if any(fact is True for fact in here):
+        return passed(wanted, "not needed: the image is here")
+    for fact in (engine.buildx, *here):
+        if isinstance(fact, Unknown):
+            return unknown(wanted, fact.reason)
+    if engine.kind == "podman" and has(host, "docker"):
+        return unknown(wanted, "whether Podman's docker command builds as buildx does is not known")
     known = not isinstance(host.packages, Unknown) and "docker-ce" in host.packages
     hint = install(host, "docker-buildx-plugin" if known else "docker-buildx", "docker-buildx-plugin")
-    return failed(wanted, "no buildx for the docker client", hint or "install docker-buildx-plugin")
+    must = profile.runtime == "docker" or wants_gpu(profile)
+    found = "no buildx for the docker client" + ("" if must else "; without it the embedded runtime is used")
+    return (failed if must else warned)(wanted, found, hint or "install docker-buildx-plugin")
 
 
 def _logs(host: Host, profile: Profile) -> Finding:
@@ -264,7 +300,8 @@ def _logs(host: Host, profile: Profile) -> Finding:
     if engine.logs_limited is False:
         hint = '"log-opts": {"max-size": "50m", "max-file": "3"} in /etc/docker/daemon.json'
         return warned(wanted, "json-file, which grows for ever", hint)
-    return passed(wanted, "limited" if engine.logs_limited else str(engine.log_driver))
+    driver = "another driver" if isinstance(engine.log_driver, Unknown) else engine.log_driver
+    return passed(wanted, "limited" if engine.logs_limited else driver or "another driver")
 
 
 def _here(host: Host, profile: Profile) -> Finding:
@@ -311,7 +348,9 @@ def _swarm(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, engine.generic_resources.reason)
     if any("gpu" in entry.lower() for entry in engine.generic_resources):
         return passed(wanted, ", ".join(engine.generic_resources))
-    hint = '"node-generic-resources": ["NVIDIA-GPU=<UUID>"] in /etc/docker/daemon.json'
+    cards = () if isinstance(host.gpus, Unknown) else host.gpus
+    names = [f'"NVIDIA-GPU={gpu.uuid}"' for gpu in cards if isinstance(gpu.uuid, str)]
+    hint = f'"node-generic-resources": [{", ".join(names) or "…"}] in /etc/docker/daemon.json'
     return warned(wanted, "this node is in a swarm and lists no GPUs", hint)
 
 

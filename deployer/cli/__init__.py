@@ -64,7 +64,7 @@ class Commands(click.Group):
 )
 @click.option(
     "--home",
-    type=click.Path(file_okay=False),
+    metavar="DIRECTORY",  # no click.Path: it would wait for a dead network disk
     envvar="DEPLOYER_HOME",
     help="Folder for models, engines and keys.  [default: ~/.local/share/deployer]",
 )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from deployer import compat, host
+from deployer.checks.image import toolkit_version
 from deployer.cli import show
 from deployer.cli.place import place
 from deployer.compat import Demand, Device, Injection, Verdict
 from deployer.errors import QuestionError
+from deployer.frozen import dataclass
 from deployer.host import Host, Unknown
 from deployer.quantity import at_least, parse_version
 
@@ -98,13 +100,13 @@ def command(
     if as_json:
         _show_json(asked, answers, table, specific)
     else:
-        click.echo(_about(asked, found))
-        click.echo()
+        show.out(_about(asked, found))
+        show.out("")
         for demand, verdict in answers:
-            click.echo(_answer(demand, verdict, verbose or specific))
+            show.out(_answer(demand, verdict, verbose or specific))
         if table:
-            click.echo()
-            click.echo(_drawn(asked, table, verbose))
+            show.out("")
+            show.out(_drawn(asked, table, verbose))
     return 1 if specific and not all(verdict.runs for _, verdict in answers) else 0
 
 
@@ -131,6 +133,8 @@ def _asked(
             driver = None
         else:
             driver = found.driver.version if found.driver else compat.NO_DRIVER
+    if toolkit is None and found is not None:
+        toolkit = toolkit_version(found)
     return Asked(driver, devices, way or _way(found), toolkit)
 
 
@@ -281,13 +285,13 @@ def _answer(demand: Demand, verdict: Verdict, whole: bool) -> str:
 def _drawn(asked: Asked, table: list[tuple[Demand, dict[str, Verdict]]], verbose: bool) -> str:
     first = max(len(demand.name) for demand, _ in table)
     names = list(table[0][1])
-    columns = [max(len(name), 7) for name in names]
+    columns = [max(len(name), 9) for name in names]
     head = "  ".join(f"{name:{width}}" for name, width in zip(names, columns, strict=True))
     lines = [f"{'':{first}}  {head}".rstrip()]
     seen = set()
     for demand, verdicts in table:
         cells = [
-            _painted(f"{verdicts[name].kind.value:{width}}", verdicts[name])
+            _painted(f"{_cell(asked, verdicts[name]):{width}}", verdicts[name])
             for name, width in zip(names, columns, strict=True)
         ]
         seen |= {verdict.kind.value for verdict in verdicts.values()}
@@ -295,7 +299,14 @@ def _drawn(asked: Asked, table: list[tuple[Demand, dict[str, Verdict]]], verbose
         if verbose:
             lines += [f"  {verdicts[name].reason}" for name in names]
     legend = [f"{word}: {about}" for word, about in _LEGEND if word in seen]
+    if asked.driver is None:
+        legend = ["the first driver with which each runs; -: none that is known"]
     return "\n".join([*lines, *([""] if legend else []), *legend])
+
+
+def _cell(asked: Asked, verdict: Verdict) -> str:
+    """The answer; where the driver is the one thing missing, the driver that it takes."""
+    return verdict.kind.value if asked.driver is not None else verdict.least_driver or "-"
 
 
 def _painted(text: str, verdict: Verdict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployer import host, images
+from deployer.errors import QuestionError
+from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.host.base import gather
 from deployer.profile import Profile
@@ -89,7 +91,7 @@ class Place:
                 if url := models.source_url(wanted.model, self.web):
                     wanted_of[models.model_id(wanted.model, engine(wanted.engine).files)] = url
             # A dead network disk must not hold up the audit: what it holds is then taken as not there.
-            held = gather({id_: partial(store.get, id_) for id_ in wanted_of}, limit=0.5)
+            held = gather({id_: partial(store.get, id_) for id_ in wanted_of}, limit=0.25)
             urls = {
                 url for id_, url in wanted_of.items() if isinstance(held[id_], host.Unknown) or not held[id_]
             }
@@ -118,6 +120,9 @@ def place(
 ) -> Place:
     """The surroundings of this command."""
     home = ctx.obj or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "deployer"
+    # A dead network disk must not hold this up.
+    if gather({"file": Path(home).is_file}, limit=0.1)["file"] is True:
+        raise QuestionError(f"{home} is a file", hint="name a folder with --home or $DEPLOYER_HOME")
     return Place(Home(Path(home).absolute()), _engine_address(), index_url, ca_cert, wheelhouse)
 
 

@@ -8,6 +8,7 @@ from deployer import models, profile
 from deployer.cli import show
 from deployer.cli.place import place
 from deployer.engines import engine
+from deployer.models.pull import pull
 from deployer.quantity import format_size
 
 
@@ -40,7 +41,7 @@ def command(
     if there and verify:
         store.verify(there)
         screen.say(f"{there.id}: every byte is right")
-    model = there or models.pull(wanted.model, patterns, home=here.home, web=here.web, progress=screen)
+    model = there or pull(wanted.model, patterns, home=here.home, web=here.web, progress=screen)
     if as_json:
         show.show_json(
             {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 
 from deployer.compat.tables import rows
+from deployer.frozen import dataclass
 from deployer.quantity import at_least
 
 # Brands whose GPUs may use compat libraries, in the words of NVIDIA_REQUIRE_*: the numbers that cuda-compat 13.1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from deployer.compat.requirement import demanded, official, parse
 from deployer.compat.tables import cuda_driver, minor, rows
+from deployer.frozen import dataclass
 
 
 @dataclass(frozen=True)

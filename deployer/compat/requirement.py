@@ -9,11 +9,11 @@ import enum
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from deployer.compat.tables import minor, rows
+from deployer.frozen import dataclass
 from deployer.quantity import parse_version
 
 KEYS = ("cuda", "driver", "arch", "brand")

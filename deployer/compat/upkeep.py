@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from deployer.compat.tables import architecture, rows
+from deployer.frozen import dataclass
 from deployer.quantity import at_least
 
 # NVIDIA's immediate actions by how bad they are: 0 a program's own fault, 1 look at it or reset, 2 reboot.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from deployer.frozen import dataclass
 
 # What CUDA's runtime says, by its error code: cudaGetErrorString of libcudart.
 ERRORS = {

@@ -3,4 +3,3 @@
 from deployer.fetch.http import Web as Web
 from deployer.fetch.http import download as download
 from deployer.fetch.http import free_bytes as free_bytes
-from deployer.fetch.index import find_file as find_file

@@ -6,11 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.errors import HashMismatch, NoSpace, SourceUnreachable
+from deployer.frozen import dataclass
 from deployer.home import sync_folder
 from deployer.progress import Progress
 from deployer.quantity import format_size

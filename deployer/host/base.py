@@ -7,9 +7,11 @@ import time
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union
+
+from deployer.frozen import dataclass
 
 LIMIT_S = 2.0  # how long one probe may take
 
@@ -81,7 +83,7 @@ def gather(
             found[name] = probe()
         except (OSError, ValueError) as error:
             found[name] = Unknown(str(error) or type(error).__name__)
-        except (LookupError, TypeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  what one library raises must not cost the other answers
             found[name] = Unknown(f"{type(error).__name__}: {error}")
 
     start = time.monotonic()
@@ -118,8 +120,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: Any, raw: Any) -> Any:
     """The value of type `kind` that `to_json` wrote as `raw`. Raises ValueError on anything else.
 
-    Fields that are missing in `raw` become Unknown where the type allows it, so that a host saved by an
-    older version can still be judged.
+    Fields that are missing in `raw` become Unknown where the type allows it, else their default, so that a host
+    saved by an older version can still be judged.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
@@ -147,7 +149,7 @@ def from_json(kind: Any, raw: Any) -> Any:
                 values[f.name] = from_json(hints[f.name], raw[f.name])
             elif Unknown in typing.get_args(hints[f.name]):
                 values[f.name] = Unknown("not in the saved host")
-            else:
+            elif f.default is MISSING and f.default_factory is MISSING:
                 raise ValueError(f"{kind.__name__} has no {f.name}")
         return kind(**values)
     if kind is float and isinstance(raw, int):

@@ -8,11 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deployer.frozen import dataclass
 from deployer.host.base import NOT_ASKED, Fact, Unknown
+
+if TYPE_CHECKING:
+    import subprocess
 
 PROGRAM = Path(__file__).with_name("inside.py")
 GPUS_S = 120.0  # for all GPUs and pairs
@@ -131,7 +135,7 @@ def read_rates(
         if facts := line.get("peer"):
             pair = (facts["from"], facts["to"])
             if "began" in facts:
-                pairs[pair] = Unknown(f"a copy between them does not end ({ended})")
+                pairs[pair] = Unknown(f"a copy between them does not end ({problem})")
             elif not facts.get("allowed"):
                 pairs[pair] = None
             else:
@@ -139,16 +143,21 @@ def read_rates(
     peers = tuple(Peer(one, other, rate) for (one, other), rate in pairs.items())
     if problem and not gpus:
         return Unknown(problem), Unknown(problem)
-    return tuple(gpus), peers
+    return tuple(gpus), Unknown(problem) if problem and not peers else peers
 
 
 def answers(command: list[str], limit: float, stall: float) -> tuple[list[dict[str, Any]], str | None]:
-    """The JSON lines that a program prints, and why it was ended early; None when it ended by itself."""
+    """The JSON lines that a program prints, and why there are no more; None when it came to a good end."""
     import queue
     import subprocess
 
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
     )
     lines: queue.Queue[str | None] = queue.Queue()
 
@@ -162,16 +171,31 @@ def answers(command: list[str], limit: float, stall: float) -> tuple[list[dict[s
     deadline = time.monotonic() + limit
     try:
         while True:
-            left = min(stall, deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return found, f"no end in {limit:g} s"
             try:
-                line = lines.get(timeout=max(0.0, left))
+                line = lines.get(timeout=min(stall, left))
             except queue.Empty:
-                return found, f"no answer in {min(stall, limit):g} s"
+                if stall <= left:
+                    return found, f"no answer in {stall:g} s"
+                continue
             if line is None:
-                return found, None
+                return found, _end(process)
             found += parse(line)
     finally:
         process.kill()  # one in the driver's hands may live on; nobody waits for it
+
+
+def _end(process: subprocess.Popen[str]) -> str | None:
+    """How a program that closed its output ended; None: well."""
+    import subprocess
+
+    try:
+        code = process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        return "it closed its output and does not end"
+    return None if code == 0 else f"it ended with code {code}"
 
 
 def parse(text: str) -> list[dict[str, Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from deployer.frozen import dataclass
 from deployer.host.base import NOT_ASKED, Fact, Questions
 
 
@@ -50,6 +50,14 @@ def disk(path: Path, ask: Questions) -> Disk:
         owner=about.st_uid,
         read_only=bool(stat.f_flag & os.ST_RDONLY),
     )
+
+
+def entries(folder: Path) -> tuple[str, ...]:
+    """Names in a folder, sorted, without hidden ones; none where there is no such folder. Raises OSError."""
+    try:
+        return tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+    except FileNotFoundError:
+        return ()
 
 
 def _filesystem(path: Path, ask: Questions) -> str:

@@ -6,9 +6,9 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from deployer.frozen import dataclass
 from deployer.host.base import Fact, Questions, Unknown, words
 
 NVIDIA = "0x10de"
@@ -100,6 +100,9 @@ _LIBRARIES = (
     *("usr/lib/aarch64-linux-gnu/nvidia", "usr/lib/aarch64-linux-gnu/tegra", "run/opengl-driver/lib"),
 )
 _MODULES = ("nvidia", "nouveau", "nova_core")
+_BUILT = re.compile(
+    rb"(?m)(?:^|/)nvidia(?:-current|-tesla[^/:]*|-legacy[^/:]*)?\.ko"
+)  # Debian calls its own so
 # What the kernel and the driver say when a module may not be loaded.
 _REFUSED = (
     "Loading of unsigned module is rejected",
@@ -107,7 +110,7 @@ _REFUSED = (
     "Required key not available",
     "requires use of the NVIDIA open kernel modules",
     "Lockdown: modprobe: unsigned module loading is restricted",
-    "is not supported by the NVIDIA",
+    "installed in this system is not supported",
 )
 
 
@@ -137,7 +140,7 @@ def modules(ask: Questions) -> Modules:
         listed = (ask.root / "lib/modules" / kernel / "modules.dep").read_bytes()
     except OSError:
         return Modules(loaded, Unknown(f"there is no list of modules for kernel {kernel}"))
-    return Modules(loaded, re.search(rb"(^|/)nvidia\.ko", listed) is not None)
+    return Modules(loaded, _BUILT.search(listed) is not None)
 
 
 def libraries(ask: Questions) -> Libraries:
@@ -237,7 +240,8 @@ def _kernel_lines(ask: Questions) -> str:
         try:
             with (ask.root / "var/log/kern.log").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 20)))
-                return file.read().decode(errors="replace")
+                text = file.read().decode(errors="replace")
+                return text[max(0, text.rfind(" Linux version ")) :]  # the first line of each boot
         except OSError:
             raise OSError(f"this user may not read the kernel's log ({error.strerror})") from error
     parts = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from deployer.frozen import dataclass
 from deployer.host.base import NOT_ASKED, Fact
 
 

@@ -203,6 +203,6 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OSError, CudaError, ImportError, RuntimeError) as error:
+    except (OSError, CudaError, AttributeError, ImportError, RuntimeError) as error:
         say(error=str(error))
         sys.exit(1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from deployer.frozen import dataclass
 from deployer.host.base import NOT_ASKED, Fact, Questions
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from deployer.frozen import dataclass
 from deployer.host.base import LIMIT_S, NOT_ASKED, Fact, Questions
 
 
@@ -38,11 +39,13 @@ class Proxies:
 
 
 def port(number: int, ask: Questions) -> Port:
-    """Tries to bind 127.0.0.1:number; when that fails, looks for who listens."""
+    """Tries to bind 127.0.0.1:number; when it is held, looks for who listens. Raises PermissionError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", number))
+        except PermissionError as error:
+            raise PermissionError(f"this user may not open port {number}") from error
         except OSError:
             return Port(number, False, port_owner(number, ask.proc))
     return Port(number, True, None)
@@ -76,12 +79,13 @@ def port_owner(number: int, proc: Path = Path("/proc")) -> str | None:
 
 def proxies(ask: Questions) -> Proxies | None:
     """None where none is set. A password in an address is not kept."""
-    http, https = (_without_password(ask.proxies.get(scheme)) for scheme in ("http", "https"))
+    http, https = (without_password(ask.proxies.get(scheme)) for scheme in ("http", "https"))
     exempt = tuple(part.strip() for part in ask.proxies.get("no", "").split(",") if part.strip())
     return Proxies(http, https, exempt) if http or https else None
 
 
-def _without_password(url: str | None) -> str | None:
+def without_password(url: str | None) -> str | None:
+    """The address without user and password; None where there is none."""
     if not url or "@" not in url:
         return url or None
     scheme, sep, rest = url.rpartition("://")
@@ -95,8 +99,8 @@ def answer(url: str, ask: Questions) -> Answer:
     from urllib.parse import urlparse
 
     parsed = urlparse(url)
-    proxy = ask.proxies.get(parsed.scheme)
-    target = urlparse(proxy if proxy else url)
+    proxy = _proxy(parsed.scheme, parsed.netloc.rpartition("@")[2], ask)
+    target = urlparse(proxy or url)
     port = target.port or (443 if target.scheme == "https" else 80)
     connection: http.client.HTTPConnection
     start = time.monotonic()
@@ -106,10 +110,15 @@ def answer(url: str, ask: Questions) -> Answer:
         )
     else:
         connection = http.client.HTTPConnection(target.hostname or "", port, timeout=LIMIT_S * 0.9)
-    if proxy:
-        connection.set_tunnel(parsed.hostname or "", parsed.port or 443)
+    headers = _password(target.username, target.password) if proxy else {}
+    place = parsed.path or "/"
+    if proxy and parsed.scheme == "https":
+        connection.set_tunnel(parsed.hostname or "", parsed.port or 443, headers)
+        headers = {}
+    elif proxy:
+        place = url
     try:
-        connection.request("HEAD", parsed.path or "/")
+        connection.request("HEAD", place, headers=headers)
         status = connection.getresponse().status
         return Answer(url, status, round(time.monotonic() - start, 3))
     except socket.gaierror as error:
@@ -120,3 +129,28 @@ def answer(url: str, ask: Questions) -> Answer:
         raise OSError(f"{type(error).__name__}: {error}") from error
     finally:
         connection.close()
+
+
+def _proxy(scheme: str, place: str, ask: Questions) -> str | None:
+    """The proxy for a place (`host` or `host:port`), with its scheme; None where none is set or it is exempt."""
+    proxy = ask.proxies.get(scheme)
+    if not proxy:
+        return None
+    name = place.lower().rpartition(":")[0] if re.search(r":\d+$", place) else place.lower()
+    for part in ask.proxies.get("no", "").lower().split(","):
+        end = part.strip().lstrip("*").lstrip(".")
+        if part.strip() == "*" or (
+            end and any(x == end or x.endswith(f".{end}") for x in (place.lower(), name))
+        ):
+            return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _password(user: str | None, password: str | None) -> dict[str, str]:
+    if user is None:
+        return {}
+    import base64
+    from urllib.parse import unquote
+
+    said = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+    return {"Proxy-Authorization": f"Basic {said}"}

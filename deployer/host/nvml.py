@@ -23,7 +23,7 @@ from deployer.host.gpu import (
     Slice,
 )
 
-LIMIT_S = 4.0  # the first call wakes every GPU: without persistence mode that takes about half a second each
+LIMIT_S = 3.0  # the first call wakes every GPU: without persistence mode that takes about half a second each
 T = TypeVar("T")
 
 # Names of NVML's numbers: nvml.h, API version 13.
@@ -41,7 +41,7 @@ _SHUTDOWN, _SLOWDOWN = 0, 1
 
 
 def nvml(ask: Questions) -> Nvml | Unknown:
-    """All GPUs; none where there is no library. Unknown when the library is there and does not answer."""
+    """All GPUs; none where there is no library or no driver is loaded. Unknown when the library does not answer."""
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -50,6 +50,8 @@ def nvml(ask: Questions) -> Nvml | Unknown:
 
     try:
         pynvml.nvmlInit()
+    except pynvml.NVMLError_DriverNotLoaded:
+        return Nvml(Unknown("no driver is loaded"), Unknown("no driver is loaded"), ())
     except pynvml.NVMLError as error:
         return Unknown(f"NVML: {error}")
     try:
@@ -146,7 +148,9 @@ def _field(call: Callable[[], Any]) -> Any:
         return Unknown(f"NVML: {error}")
     except AttributeError as error:  # a function that this nvidia-ml-py does not know
         return Unknown(str(error))
-    except pynvml.NVMLLibraryMismatchError:  # no NVMLError: of a driver older than the package's latest structure
+    except (
+        pynvml.NVMLLibraryMismatchError
+    ):  # no NVMLError: of a driver older than the package's latest structure
         return Unknown("NVML: Function Not Found")
 
 

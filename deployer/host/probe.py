@@ -6,13 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deployer._version import __version__
 from deployer.errors import QuestionError
+from deployer.frozen import dataclass
 from deployer.host import disk, driver, memory, network, nvml, runtime, system, toolkit
 from deployer.host.base import NOT_ASKED, Fact, Questions, Unknown, from_json, gather
 from deployer.host.deep import Deep
@@ -32,7 +33,8 @@ class Host:
 
     `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that
     its library speaks. `images` are references asked for and whether the engine has them; `registry` is None
-    when nothing has to come from it. `deep` is what `check --deep` tried, None where it was not asked to.
+    when nothing has to come from it. `models` are the names in the
+    store. `deep` is what `check --deep` tried, None where it was not asked to.
     """
 
     taken: str
@@ -63,6 +65,7 @@ class Host:
     images: Mapping[str, Fact[bool]] = field(default_factory=dict)
     registry: Fact[Answer | None] = NOT_ASKED
     proxies: Fact[Proxies | None] = NOT_ASKED
+    models: Fact[tuple[str, ...]] = NOT_ASKED
     deep: Deep | None = None
 
 
@@ -94,6 +97,7 @@ def probe(ask: Questions) -> Host:
         "images": present.ask,
         "registry": partial(_registry, present, ask),
         "proxies": partial(network.proxies, ask),
+        "models": partial(disk.entries, ask.models),
         **{f"port {n}": partial(network.port, n, ask) for n in ask.ports},
         **{f"url {u}": partial(network.answer, u, ask) for u in ask.urls},
     }

@@ -11,12 +11,14 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from deployer.frozen import dataclass
 from deployer.host.base import LIMIT_S, NOT_ASKED, Fact, Questions, Unknown
+from deployer.host.network import without_password
 from deployer.host.toolkit import specifications
 
 
@@ -78,7 +80,9 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
     folders = tuple(str(folder) for folder in info.get("CDISpecDirs") or ())
     if podman and not folders:  # it always reads CDI, and its /info does not say where
         folders = ("/etc/cdi", "/var/run/cdi")
-    settings = _settings(ask)
+    settings: dict[str, Any] | Unknown = (
+        _settings(ask) if scheme == "unix" else Unknown("the container runtime is on another machine")
+    )
     return ContainerRuntime(
         kind="podman" if podman else "docker",
         version=version.get("Version", ""),
@@ -96,7 +100,7 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
         log_driver=info.get("LoggingDriver", ""),
         logs_limited=_logs_limited(info.get("LoggingDriver"), settings),
         proxies={
-            name: str(info[key])
+            name: without_password(str(info[key])) or ""
             for name, key in (("http", "HttpProxy"), ("https", "HttpsProxy"), ("no", "NoProxy"))
             if info.get(key)
         },
@@ -106,7 +110,7 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
         else tuple(str(entry) for entry in settings.get("node-generic-resources") or ()),
         containers=containers
         if isinstance(containers, Unknown)
-        else {str(c["Id"])[:12]: str((c.get("Names") or [""])[0]).lstrip("/") for c in containers},
+        else {str(c["Id"])[:12]: str((c.get("Names") or [""])[0]).lstrip("/") for c in containers or ()},
         components=parts,
         security=tuple(str(o) for o in info.get("SecurityOptions") or ()),
         buildx=_buildx(ask),
@@ -172,8 +176,8 @@ def _all(address: str, *paths: str) -> list[Any]:
     def ask(path: str) -> None:
         try:
             found[path] = _get(address, path)
-        except OSError as error:
-            found[path] = error
+        except (OSError, ValueError) as error:
+            found[path] = error if isinstance(error, OSError) else OSError(f"{address}: {error}")
 
     aside = [threading.Thread(target=ask, args=(path,), daemon=True) for path in paths[1:]]
     for thread in aside:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from deployer.frozen import dataclass
 from deployer.host.base import NOT_ASKED, Fact, Questions, Unknown, words
 
 
@@ -224,12 +225,21 @@ def _hypervisor(ask: Questions) -> str | None:
         except OSError:
             continue
         for start, kind in _FIRMWARE.items():
-            if text.startswith(start) and not (kind == "microsoft" and "surface" in text):
-                return kind
+            if text.startswith(start):
+                return None if _real(kind, ask) else kind
     try:
         return "unknown" if " hypervisor" in (ask.proc / "cpuinfo").read_text() else None
     except OSError:
         return None
+
+
+def _real(kind: str, ask: Questions) -> bool:
+    """Microsoft makes laptops too, and Amazon lends whole machines."""
+    try:
+        product = words(ask.sys / "class/dmi/id/product_name").lower()
+    except OSError:
+        return False
+    return (kind == "microsoft" and "virtual" not in product) or (kind == "amazon" and ".metal" in product)
 
 
 def _secure_boot(ask: Questions) -> Fact[bool | None]:
@@ -238,7 +248,8 @@ def _secure_boot(ask: Questions) -> Fact[bool | None]:
         return None
     try:
         for path in (ask.sys / "firmware/efi/efivars").glob("SecureBoot-*"):
-            return path.read_bytes()[4:5] == b"\1"
+            said = path.read_bytes()[4:5]
+            return said == b"\1" if said else Unknown(f"{path.name} is empty")
     except OSError as error:
         return Unknown(str(error))
     return Unknown("the firmware's variables are not mounted")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from deployer.frozen import dataclass
 from deployer.host.base import Questions
 
 FOLDERS = (
@@ -76,16 +77,17 @@ def specifications(folders: tuple[str, ...], ask: Questions) -> Iterator[Specifi
                 name = f"{folder.rstrip('/')}/{path.name}"
                 try:
                     text = path.read_text()
-                    if KIND in text:
-                        yield _specification(name, text, ask)
+                    if KIND in text and (found := _specification(name, text, ask)):
+                        yield found
                 except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                     yield Specification(name, "", (), None, (), f"{type(error).__name__}: {error}"[:200])
 
 
-def _specification(name: str, text: str, ask: Questions) -> Specification:
+def _specification(name: str, text: str, ask: Questions) -> Specification | None:
+    """None for another kind, such as management.nvidia.com/gpu."""
     raw = _parse(name, text)
     if raw["kind"] != KIND:
-        raise ValueError(f"it is of kind {raw['kind']}")
+        return None
     edits = [raw.get("containerEdits") or {}] + [d.get("containerEdits") or {} for d in raw["devices"]]
     files = {str(mount["hostPath"]) for edit in edits for mount in edit.get("mounts") or ()}
     files |= {

@@ -6,12 +6,13 @@ import re
 import shlex
 import subprocess
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 
 from deployer import resources
 from deployer.errors import BuildError, NoSpace
-from deployer.fetch import Web, download, find_file, free_bytes
+from deployer.fetch import Web, download, free_bytes
+from deployer.fetch.index import find_file
+from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.images import base as bases
 from deployer.images.recipe import DEFAULT_BASE, Recipe, Variant, tag

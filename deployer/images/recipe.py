@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from deployer import resources
 from deployer.errors import QuestionError
+from deployer.frozen import dataclass
 from deployer.quantity import parse_size
 
 ARCHIVE = "archive"  # the base word for "make it from the Debian archive"

@@ -1,9 +1,8 @@
-"""Models: where they come from, where they are kept, what their headers say."""
+"""Models: where they come from, where they are kept, what their headers say. `models.pull` fetches them."""
 
 from deployer.models.headers import Header as Header
 from deployer.models.headers import read_header as read_header
-from deployer.models.pull import pull as pull
-from deployer.models.pull import source_url as source_url
+from deployer.models.sources import source_url as source_url
 from deployer.models.store import CONVERTER as CONVERTER
 from deployer.models.store import Model as Model
 from deployer.models.store import Store as Store

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from deployer.errors import ModelError
+from deployer.frozen import dataclass
 
 
 @dataclass(frozen=True)

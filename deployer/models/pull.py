@@ -20,11 +20,6 @@ from deployer.quantity import format_size
 MARGIN = 64 << 20  # bytes left free on the store's file system after a pull
 
 
-def source_url(choice: ModelChoice, web: Web) -> str | None:
-    """An address that must answer before `choice` can be pulled; None when there is no single one."""
-    return source_of(choice.source).url(choice.source, web)
-
-
 def pull(
     choice: ModelChoice, patterns: tuple[str, ...], *, home: Home, web: Web, progress: Progress
 ) -> Model:

@@ -9,12 +9,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deployer import resources
 from deployer.errors import HashMismatch
+from deployer.frozen import dataclass
 from deployer.home import Home, read_json, sync_folder, write_json
 from deployer.models.headers import Header, format_of, read_header
 from deployer.profile import ModelChoice

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import AcceptanceFailed
+from deployer.frozen import dataclass
 from deployer.plan.steps import Accept
 from deployer.quantity import format_duration
 

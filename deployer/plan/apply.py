@@ -8,16 +8,17 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
 from deployer.errors import AcceptanceFailed, DeployerError, EngineDied, EngineStuck, LaunchError, Refused
 from deployer.fetch import Web
+from deployer.frozen import dataclass
 from deployer.home import Home, write_whole
 from deployer.images import builder
 from deployer.images.builder import BuildSettings
+from deployer.models.pull import pull
 from deployer.plan import acceptance
 from deployer.plan.acceptance import Measured
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -80,7 +81,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                         step.engine, step.variant, home=world.home, web=world.web, progress=world.progress
                     )
                 case Pull():
-                    models.pull(
+                    pull(
                         choice.profile.model, choice.engine.files, home=world.home, web=world.web,
                         progress=world.progress,
                     )  # fmt: skip

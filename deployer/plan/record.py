@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from deployer.frozen import dataclass
 from deployer.home import Home, read_json, write_json
 from deployer.runtimes import Launch
 

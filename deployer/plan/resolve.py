@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from deployer import checks, images, models
 from deployer.engines import Engine, engine
 from deployer.errors import BuildError, QuestionError, Refused
+from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from deployer import models, resources
 from deployer.engines import Job
+from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.plan.resolve import Choice
 from deployer.runtimes import Launch, Part, Runtime

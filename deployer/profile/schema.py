@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from deployer.frozen import dataclass
 from deployer.quantity import parse_duration, parse_size, parse_version
 
 ENGINES = ("llamacpp", "transformers")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from deployer.frozen import dataclass
 
 SCHEMA_VERSION = 2  # of `deployer check --json`: a version may gain fields; any other change makes the next
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from deployer.frozen import dataclass
 from deployer.progress import Progress
 
 ENGINE_PORT = "{engine_port}"  # in arguments: a port that the runtime chooses when it starts the unit

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deployer.frozen import dataclass
 from deployer.quantity import format_size
 
 if TYPE_CHECKING:

@@ -120,6 +120,10 @@ def shared(free: int, **changes: Any) -> Host:
             shared(29 * GB), BOTH, "fail", "29 GB free on /srv/models, where both land",
             "make room there, or keep models on another file system with --home DIR",
         ),
+        (
+            shared(20 * GB), BOTH, "fail", "20 GB free on /srv/models, where both land",
+            "make room there, or keep models on another file system with --home DIR",
+        ),
         (shared(29 * GB, volume="8:1"), BOTH, "pass", "two file systems", None),
         (shared(19 * GB), BOTH, "skip", "another finding", None),
         (replace(shared(29 * GB), images=HERE), BOTH, "skip", "is here already", None),
@@ -187,6 +191,7 @@ def shows(path: str) -> str:
         (NO_GPU, CPU, "pass", "110,000,000; 110,000,000", None),
         (images_disk(free_inodes=100_000), CPU, "pass", "100,000;", None),
         (images_disk(free_inodes=99_999), CPU, "warn", "99,999 on /var/lib/docker", shows(ROOT)),
+        (images_disk(free_inodes=2_000), CPU, "warn", "2,000 on /var/lib/docker", shows(ROOT)),
         (images_disk(free_inodes=1_999), CPU, "fail", "1,999 on /var/lib/docker", shows(ROOT)),
         (replace(images_disk(free_inodes=0), images=HERE), CPU, "pass", "110,000,000", None),
         (engines_disk(free_inodes=99_999), CPU, "warn", "99,999 on /srv/engines", shows(OWN)),

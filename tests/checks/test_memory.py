@@ -25,6 +25,8 @@ from tests.checks.rows import (
 
 GB, MIB = hosts.GB, hosts.MIB
 NO_MEMORY = replace(NO_GPU, memory=LOST)
+NEED = 98_362_432 + 300 * MIB  # the weights of cpu-small, and llama-server
+END_OTHERS = "end other programs: ps aux --sort=-rss | head"
 SMALLER = "choose a smaller profile: deployer profiles list"
 ANY_SIZE = replace(CPU, requirements=replace(CPU.requirements, memory=None))
 
@@ -46,7 +48,10 @@ def test_total(host: Host, wanted: Profile, outcome: str, found: str, hint: str 
     ("host", "wanted", "outcome", "found", "hint"),
     [
         (NO_GPU, CPU, "pass", "120 GB available", None),
-        (memory(available=1), CPU, "warn", "1 B available", "end other programs: ps aux --sort=-rss | head"),
+        (memory(total=NEED, available=NEED), CPU, "pass", "413 MB available", None),
+        (memory(total=NEED, available=NEED - 1), CPU, "warn", "413 MB available", END_OTHERS),
+        (memory(total=NEED - 1, available=NEED - 1), CPU, "fail", "413 MB available", SMALLER),
+        (memory(available=1), CPU, "warn", "1 B available", END_OTHERS),
         (system(memory(available=1), tools=()), CPU, "warn", "1 B available", "end other programs"),
         (memory(total=2, available=1), CPU, "fail", "1 B available", SMALLER),
         (NO_MEMORY, CPU, "unknown", "lost", None),
@@ -92,8 +97,7 @@ def test_limit(host: Host, wanted: Profile, outcome: str, found: str, hint: str 
         (memory(swap=10, free_swap=1), "pass", "1 B of 10 B free", None),
         (memory(swap=0, free_swap=0), "pass", "no swap", None),
         (
-            memory(swap=100, free_swap=9), "warn", "9 B of 100 B free",
-            "end other programs: ps aux --sort=-rss | head",
+            memory(swap=100, free_swap=9), "warn", "9 B of 100 B free", END_OTHERS,
         ),
         (memory(swap=LOST), "unknown", "lost", None),
         (memory(free_swap=LOST), "unknown", "lost", None),

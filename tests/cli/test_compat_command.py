@@ -121,6 +121,17 @@ def test_a_wrong_question_ends_with_2_and_a_hint(words: tuple[str, ...], said: s
     assert done.stdout == "" and "Traceback" not in done.stderr
 
 
+def test_without_a_driver_the_matrix_is_the_driver_that_each_takes(tmp_path: Path) -> None:
+    done = run("--gpu", "5090", "--gpu", "P40", home=tmp_path)
+    cells = {
+        line[:20].strip(): line[20:].split() for line in done.stdout.splitlines() if line.startswith("CUDA")
+    }
+    assert done.returncode == 0 and "the first driver with which each runs" in done.stdout
+    assert cells["CUDA 12.8"] == ["570.26", "525.60.13"]
+    assert cells["CUDA 13.0"] == ["580.65.06", "-"]
+    assert cells["CUDA 12.6"] == ["-", "525.60.13"]
+
+
 def test_json_has_all_of_it(tmp_path: Path) -> None:
     found = answers(run(*OLD, "--json", home=tmp_path))
     assert (found["schema"], found["driver"], found["cuda"]) == (1, "550.54.14", "12.4")

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from deployer.errors import SourceUnreachable
-from deployer.fetch import find_file
+from deployer.fetch.index import find_file
 from tests.servers import JSON_INDEX, Handler, PackageIndex, Server, unused_port, wheel
 
 NAME = "some_model-1.0-py3-none-any.whl"

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import replace
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import deployer.host
 from deployer.errors import QuestionError
-from deployer.host import Host, Questions, Unknown, from_json, load, probe, to_json
+from deployer.host import (
+    ContainerRuntime,
+    Cpu,
+    Disk,
+    Host,
+    Memory,
+    Questions,
+    System,
+    Unknown,
+    from_json,
+    load,
+    probe,
+    to_json,
+)
 from tests import hosts
 
 
@@ -30,8 +48,49 @@ def test_this_machine_comes_back_as_it_was(ask: Questions) -> None:
     assert from_json(Host, json.loads(json.dumps(to_json(found)))) == found
 
 
-@settings(max_examples=60)
-@given(st.builds(Host))
+WORDS = st.text(max_size=3)
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    str: WORDS,
+    int: st.integers(),
+    bool: st.booleans(),
+    float: st.floats(allow_nan=False),
+    type(None): st.none(),
+}
+
+
+@functools.cache
+def anything(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a type made of facts, every field of a dataclass included, those with defaults too."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, **{field.name: anything(hints[field.name]) for field in fields(kind)})
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*map(anything, inner))
+    if origin is tuple:
+        return st.lists(anything(inner[0]), max_size=2).map(tuple)
+    assert origin is Mapping, kind
+    return st.dictionaries(anything(inner[0]), anything(inner[1]), max_size=2)
+
+
+PARTS = [
+    kind
+    for kind in vars(deployer.host).values()
+    if is_dataclass(kind) and kind not in (Host, Questions, Unknown)
+]
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_any_part_of_a_host_comes_back_as_it_was(kind: Any, data: st.DataObject) -> None:
+    value = data.draw(anything(kind))
+    assert from_json(kind, json.loads(json.dumps(to_json(value)))) == value
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(anything(Host))
 def test_any_host_comes_back_as_it_was(host: Host) -> None:
     assert from_json(Host, json.loads(json.dumps(to_json(host)))) == host
 
@@ -42,6 +101,30 @@ def test_a_host_of_an_older_version_knows_less(tmp_path: Path) -> None:
     path = tmp_path / "host.json"
     path.write_text(json.dumps(raw))
     assert load(path) == replace(hosts.RTX, cuda=Unknown("not in the saved host"))
+
+
+PARTS_BY_FIELD = {
+    "system": System,
+    "cpu": Cpu,
+    "memory": Memory,
+    "models_disk": Disk,
+    "runtime": ContainerRuntime,
+}
+
+
+def test_a_host_of_the_first_version_lacks_everything_that_is_new(tmp_path: Path) -> None:
+    """Fields with a default came later: what was saved without them can still be judged."""
+    raw = to_json(hosts.RTX)
+    for part, kind in ((raw, Host), *((raw[name], PARTS_BY_FIELD[name]) for name in PARTS_BY_FIELD)):
+        for field in fields(kind):
+            if field.default is not MISSING or field.default_factory is not MISSING:
+                del part[field.name]
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps(raw))
+    found = load(path)
+    lost = Unknown("not in the saved host")
+    assert found.memory == Memory(hosts.RTX.memory.total, hosts.RTX.memory.available, *[lost] * 7)
+    assert (found.kernel_log, found.images, found.deep) == (lost, {}, None)
 
 
 def damaged(change: dict[str, Any]) -> str:
@@ -108,7 +191,9 @@ def test_any_value_in_any_place_is_a_host_or_a_wrong_question(
         found = load(path)
     except QuestionError:
         return
-    assert to_json(found) == json.loads(path.read_text())
+    said = to_json(found)
+    assert from_json(Host, said) == found
+    assert said[field] == value or isinstance(value, dict)  # what a part lacks is told to be unknown
 
 
 @pytest.mark.parametrize(

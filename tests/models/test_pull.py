@@ -19,7 +19,8 @@ import pytest
 from deployer.errors import HashMismatch, ModelError, NoSpace, QuestionError, SourceUnreachable
 from deployer.fetch import Web, free_bytes
 from deployer.home import Home
-from deployer.models import Model, Store, model_id, pull, source_url
+from deployer.models import Model, Store, model_id, source_url
+from deployer.models.pull import pull
 from deployer.profile import ModelChoice, ModelFile
 from deployer.progress import Silent
 from tests.models.headers import CONFIG, gguf, llama

@@ -28,6 +28,7 @@ def test_json_carries_every_finding_in_the_order_given() -> None:
         "id": "gpu.count",
         "outcome": "skip",
         "unknown": True,
+        "advice": False,
         "wanted": "1 NVIDIA GPU",
         "found": "unknown: NVML: timeout",
         "hint": None,

@@ -109,7 +109,7 @@ def _gpu(said: Description, index: int) -> dict[str, Any]:
         found["errors"] |= dict.fromkeys(
             ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"), NO_PERMISSION
         )
-    found |= {key: None for key in mine.get("without", ())}
+    found |= dict.fromkeys(mine.get("without", ()))
     found["devices"] = _cuda_devices(said, mine, index, found)
     return found
 

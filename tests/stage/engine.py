@@ -98,7 +98,9 @@ def _answer(said: dict[str, Any], path: str) -> tuple[int, bytes]:
     if path == "/info":
         return _json(_info(said))
     if path == "/containers/json":
-        return _json([{"Id": i, "Names": [f"/{n}"], "State": "running"} for i, n in said["containers"].items()])
+        return _json(
+            [{"Id": i, "Names": [f"/{n}"], "State": "running"} for i, n in said["containers"].items()]
+        )
     if path.startswith("/images/") and path.endswith("/json"):
         name = path.removeprefix("/images/").removesuffix("/json")
         if any(name.startswith(image) for image in said["images"]):

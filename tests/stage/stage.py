@@ -1,8 +1,8 @@
 """A described host as a place where the real code runs: files, fake libraries, an engine, a network.
 
-    with Stage("h100", folder, build(folder)) as stage:
-        host = look(stage)                       # what the real probe says of it
-        done = run(stage, "check", "--json")     # the whole program
+with Stage("h100", folder, build(folder)) as stage:
+    host = look(stage)                       # what the real probe says of it
+    done = run(stage, "check", "--json")     # the whole program
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from tests.stage import describe, engine, tree
 HERE = Path(__file__).parent
 LIBRARIES = {"nvml": "libnvidia-ml.so.1", "cuda": "libcuda.so.1", "libc": "libstage.so"}
 CERTIFICATE = "places.pem"
-FLAGS = ("-std=gnu11", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=gnu11", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 PLACES = ("huggingface.co", "registry-1.docker.io")
+TAKEN, PYTHON, VERSION, SECONDS = "2026-12-01T00:00:00Z", "3.12.3", "0", 0.1  # of hosts made steady
 
 # What `deployer check` asks, printed as JSON.
 LOOK = """
@@ -59,13 +60,29 @@ def build(folder: Path) -> Path:
     """The three libraries and the certificate of the places, made in `folder`. Raises CalledProcessError."""
     folder.mkdir(parents=True, exist_ok=True)
     for source, name in LIBRARIES.items():
-        command = [compiler() or "cc", *FLAGS, f"-Wl,-soname,{name}", f"{HERE}/{source}.c", "-o", folder / name]
+        command = [
+            compiler() or "cc",
+            *FLAGS,
+            f"-Wl,-soname,{name}",
+            f"{HERE}/{source}.c",
+            "-o",
+            folder / name,
+        ]
         subprocess.run([*command, "-lpthread", "-ldl"], check=True)
     names = ",".join(f"DNS:{name}" for name in PLACES)
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=stage"
     made = [f"{folder}/key", f"{folder}/certificate"]
     subprocess.run(
-        ["openssl", *request.split(), "-addext", f"subjectAltName={names}", "-keyout", made[0], "-out", made[1]],
+        [
+            "openssl",
+            *request.split(),
+            "-addext",
+            f"subjectAltName={names}",
+            "-keyout",
+            made[0],
+            "-out",
+            made[1],
+        ],
         check=True,
         capture_output=True,
     )
@@ -145,6 +162,28 @@ def look_raw(stage: Stage) -> dict[str, Any]:
         raise AssertionError(f"{stage.said['name']}: the probe failed\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def steady(raw: dict[str, Any], stage: Stage) -> Host:
+    """The host without what differs between two runs or two machines: paths, times, versions."""
+    text = json.dumps(raw)
+    text = text.replace(f"unix://{stage.socket}", "unix:///var/run/docker.sock")
+    text = text.replace(str(stage.socket), "/var/run/docker.sock")
+    text = text.replace(f'"{stage.root}"', '"/"').replace(str(stage.root), "")
+    found = json.loads(text)
+    found |= {"taken": TAKEN, "version": VERSION}
+    found["system"]["python"] = PYTHON
+    for answer in (*found["sources"].values(), found["registry"]):
+        if answer and "seconds" in answer:
+            answer["seconds"] = SECONDS
+    host: Host = from_json(Host, found)
+    return host
+
+
+def described(name: str, built: Path) -> Host:
+    """The host as the real probe sees it on the stage."""
+    with tempfile.TemporaryDirectory() as folder, Stage(name, Path(folder) / "stage", built) as stage:
+        return steady(look_raw(stage), stage)
 
 
 def run(stage: Stage, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from tests.stage.describe import CARDS, Description, address, devices, nodes
 
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 HOOKS = ("nvidia-container-runtime-hook", "nvidia-container-runtime", "nvidia-ctk")
+BOUND = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")  # what engines mount into every container
 FREE_INODE = 70000  # of the sockets that hold ports
 
 
@@ -60,9 +61,10 @@ def _proc(said: Description, root: Path) -> dict[str, str | bytes]:
         "proc/sys/vm/overcommit_memory": f"{memory['overcommit']}\n",
         "proc/sys/vm/max_map_count": f"{memory['maps']}\n",
         "proc/self/mounts": "".join(
-            f"{disk.get('source', '/dev/disk')} {path if path == '/' else f'{root}{path}'} {disk['filesystem']} rw 0 0\n"
+            f"{disk.get('source', '/dev/disk')} {'' if path == '/' else root}{path} {disk['filesystem']} rw 0 0\n"
             for path, disk in said["disks"].items()
-        ),
+        )
+        + "".join(f"/dev/disk {path} ext4 rw 0 0\n" for path in BOUND if system["container"]),
         "proc/self/limits": "Limit                     Soft Limit           Hard Limit           Units\n"
         f"Max open files            {_limit(limits['open_files'])}              1048576              files\n"
         f"Max locked memory         {_limit(limits['locked_memory'])}             unlimited            bytes\n",
@@ -70,7 +72,7 @@ def _proc(said: Description, root: Path) -> dict[str, str | bytes]:
         "proc/1/comm": "systemd\n" if system["systemd"] else "sh\n",
         "proc/1/environ": b"HOME=/\0TERM=linux\0",
     }
-    if system["kernel_modules"] if "kernel_modules" in system else True:
+    if system.get("kernel_modules", True):
         loaded = [*(driver or {}).get("loaded", ()), *said.get("modules", ())]
         files["proc/modules"] = "".join(
             f"{name} 16384 0 - Live 0x0000000000000000\n" for name in (*loaded, "ext4")
@@ -112,7 +114,9 @@ def _processor(cpu: dict[str, Any], number: int) -> str:
 
 def _processes(said: Description, root: Path) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {}
-    table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    table = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
     for pid, one in said["processes"].items():
         container = one.get("container")
         group = f"/system.slice/docker-{container}.scope" if container else "/user.slice/session-2.scope"
@@ -124,7 +128,9 @@ def _processes(said: Description, root: Path) -> dict[str, str | bytes]:
             f"proc/{pid}/cgroup": f"0::{group}\n",
         }
     for n, (port, pid) in enumerate(said["ports"].items()):
-        table += f"   {n}: 0100007F:{int(port):04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000"
+        table += (
+            f"   {n}: 0100007F:{int(port):04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000"
+        )
         table += f"        0 {FREE_INODE + n} 1 0000000000000000 100 0 0 10 0\n"
         if pid:
             handle = root / f"proc/{pid}/fd/3"
@@ -273,13 +279,15 @@ def _cdi(said: Description, root: Path) -> dict[str, str | bytes]:
         for name in devices:
             each = range(len(said["gpus"])) if name == "all" else [int(name.split(":")[0])]
             lines.append(f'- name: "{name}"\n  containerEdits:\n    deviceNodes:\n')
-            lines += [f"    - path: /dev/{spec.get('node', 'nvidia')}{n}\n" for n in each]
+            lines += [f"    - path: /dev/{node}\n" for node in spec.get("each", [f"nvidia{n}" for n in each])]
         lines.append("containerEdits:\n  deviceNodes:\n")
         lines += [f"  - path: /dev/{name}\n" for name in spec.get("nodes", ("nvidiactl", "nvidia-uvm"))]
         lines.append("  mounts:\n")
         for library in ("libcuda.so", "libnvidia-ml.so"):
             path = f"/{folder}/{library}.{driver}"
-            lines.append(f"  - hostPath: {path}\n    containerPath: {path}\n    options: [ro, nosuid, nodev, bind]\n")
+            lines.append(
+                f"  - hostPath: {path}\n    containerPath: {path}\n    options: [ro, nosuid, nodev, bind]\n"
+            )
         files[spec["path"].lstrip("/")] = "".join(lines)
     return files
 

