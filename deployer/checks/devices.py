@@ -32,7 +32,8 @@ def _uvm(host: Host, profile: Profile) -> Finding:
     node, major = host.nodes.files.get("nvidia-uvm"), host.nodes.uvm_major
     if node is not None and major is not None and node.major != major:
         hint = sudo(host, "rm /dev/nvidia-uvm /dev/nvidia-uvm-tools") + " && " + _make_nodes(host)
-        return failed(wanted, f"it has number {node.major}, the kernel's module has {major}", hint)
+        found = "it is no device file" if node.major is None else f"it has number {node.major}"
+        return failed(wanted, f"{found}, the kernel's module has {major}", hint)
     if major is not None and node is not None:
         return passed(wanted, "loaded")
     if major is None and isinstance(host.modules, Unknown):

@@ -124,6 +124,12 @@ def install_driver(host: Host, branch: str) -> str:
     return f"{command}, then reboot" if command else manual
 
 
+def another_driver(host: Host, branch: str) -> str:
+    """The same for a driver of the kind that is loaded, open or proprietary."""
+    is_open = isinstance(host.driver, Driver) and host.driver.open_module
+    return install_driver(host, f"{branch}-open" if is_open else branch)
+
+
 def _nouveau(host: Host) -> bool:
     bound = not isinstance(host.pci_gpus, Unknown) and any(
         gpu.bound in ("nouveau", "nova_core") for gpu in host.pci_gpus
@@ -146,11 +152,12 @@ def _no_nouveau(host: Host, profile: Profile) -> Finding:
     wanted = "nouveau not loaded"
     if has_gpu(host) is False:
         return skipped("there is no GPU", wanted)
-    if isinstance(host.modules, Unknown) and isinstance(host.pci_gpus, Unknown):
-        return unknown(wanted, host.modules.reason)
     if not _nouveau(host):
-        if isinstance(host.modules, Unknown):
-            return unknown(wanted, host.modules.reason)
+        for fact in (host.modules, host.pci_gpus):
+            if isinstance(fact, Unknown):
+                return unknown(wanted, fact.reason)
+        if has_gpu(host) is None:
+            return unknown(wanted, "nobody knows whether there is a GPU")
         return passed(wanted, "not loaded")
     write = (
         "printf 'blacklist nouveau\\noptions nouveau modeset=0\\n' > /etc/modprobe.d/blacklist-nouveau.conf"
@@ -192,8 +199,7 @@ def _version(host: Host, profile: Profile) -> Finding:
     waiting = on_disk(host)
     if waiting and at_least(waiting, need):
         return skipped(f"{waiting} is installed and waits for a reboot: driver.libraries", wanted)
-    branch = need.split(".")[0]
-    return failed(wanted, found, install_driver(host, f"{branch}-open" if driver.open_module else branch))
+    return failed(wanted, found, another_driver(host, need.split(".")[0]))
 
 
 def on_disk(host: Host) -> str | None:
@@ -233,13 +239,13 @@ def _cuda(host: Host, profile: Profile) -> Finding:
     if found is None:
         if host.driver is None:
             return _without_driver(host, wanted)
-        return failed(wanted, "none: the driver is older than CUDA 11.0", install_driver(host, "580"))
+        return failed(wanted, "none: the driver is older than CUDA 11.0", another_driver(host, "580"))
     if at_least(found, need):
         return passed(wanted, found)
     least = compat.family_driver(need)
     hint = f"CUDA {need} needs driver {least} or later" if least else None
     if least and not under_wsl(host):
-        hint = install_driver(host, least.split(".")[0])
+        hint = another_driver(host, least.split(".")[0])
     return failed(wanted, found, hint)
 
 
@@ -361,7 +367,7 @@ def _supported(host: Host, profile: Profile) -> Finding:
     if end is None:
         return passed(wanted, f"branch {branch}; no end of life is published that we know of")
     if host.taken[:7] > end:
-        return warned(wanted, f"branch {branch} ended in {end}", install_driver(host, "580"))
+        return warned(wanted, f"branch {branch} ended in {end}", another_driver(host, "580"))
     return passed(wanted, f"branch {branch}, until {end}")
 
 

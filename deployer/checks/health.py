@@ -264,7 +264,7 @@ def _power(host: Host, profile: Profile) -> Finding:
 
 
 CHECKS = (
-    Check("gpu.answers", _answers, pains=(39,)),
+    Check("gpu.answers", _answers, pains=(39,), advice=True),
     Check("gpu.xid", _xid, pains=(39,), advice=True),
     Check("gpu.ecc", _ecc, advice=True),
     Check("gpu.repair", _repair, advice=True),

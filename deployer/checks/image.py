@@ -7,7 +7,7 @@ from functools import cache
 
 from deployer import compat
 from deployer.checks.base import NOT_ASKED, Check, route, uses_containers, wants_gpu
-from deployer.checks.driver import NOT_LOADED, WINDOWS, install_driver, known, number, under_wsl
+from deployer.checks.driver import NOT_LOADED, WINDOWS, another_driver, known, number, under_wsl
 from deployer.checks.gpu import NONE_USABLE, TOO_FEW, capability, small, usable
 from deployer.compat.tables import cudnn_capabilities
 from deployer.errors import QuestionError
@@ -67,9 +67,13 @@ def _driver(host: Host, profile: Profile) -> Finding:
     """
     wanted = f"{profile.image}:{profile.variant} on this driver"
     asked = _asked(host, profile, wanted)
-    if isinstance(asked, Finding):
-        return asked
-    needs, gpus = asked
+    return asked if isinstance(asked, Finding) else against(host, profile, wanted, *asked)
+
+
+def against(
+    host: Host, profile: Profile, wanted: str, needs: compat.Demand, gpus: tuple[Gpu, ...]
+) -> Finding:
+    """Whether an image with these demands runs on this driver and enough of these GPUs."""
     driver = known(host)
     if isinstance(driver, Unknown):
         return unknown(wanted, driver.reason)
@@ -90,7 +94,7 @@ def _driver(host: Host, profile: Profile) -> Finding:
     branch = verdict.least_driver.split(".")[0] if verdict.least_driver else None
     if branch is None or at_least(driver.version, str(verdict.least_driver)):
         return failed(wanted, said, "another profile: deployer check --all")
-    return failed(wanted, said, install_driver(host, f"{branch}-open" if driver.open_module else branch))
+    return failed(wanted, said, another_driver(host, branch))
 
 
 def _verdict(

@@ -13,7 +13,7 @@ from deployer.home import Home
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
-from deployer.report import Outcome, Report
+from deployer.report import first_reason
 from deployer.runtimes import provision
 
 
@@ -51,7 +51,7 @@ def rank(host_for: Callable[[Profile], Host], profiles: Sequence[Profile]) -> tu
         report = checks.audit(host_for(profile), profile)
         if report.sure:
             return profile, (*_told(against), f"profile {profile.name}: {profile.description}")
-        against.setdefault(_main_problem(report), []).append(profile.name)
+        against.setdefault(first_reason(report), []).append(profile.name)
     raise Refused(
         "no profile fits this host",
         hint="deployer check PROFILE says what is missing",
@@ -190,11 +190,3 @@ def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bo
 
 def _told(against: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(f"not {', '.join(names)}: {problem}" for problem, names in against.items())
-
-
-def _main_problem(report: Report) -> str:
-    """What speaks against a profile; a missing GPU or driver says more than what else is missing."""
-    problems = [f for f in report.findings if f.outcome is Outcome.FAIL or f.unknown]
-    problems.sort(key=lambda f: not f.id.startswith(("gpu.", "driver.")))
-    wanted = f" (wanted: {problems[0].wanted})" if problems[0].wanted else ""
-    return f"{problems[0].id}: {problems[0].found}{wanted}"

@@ -1,6 +1,7 @@
 """The result of an audit as values and as text; `formats` has what other programs read."""
 
 from deployer.report.text import as_text as as_text
+from deployer.report.text import first_reason as first_reason
 from deployer.report.text import ranking as ranking
 from deployer.report.text import verdict as verdict
 from deployer.report.values import SCHEMA_VERSION as SCHEMA_VERSION

@@ -64,7 +64,7 @@ def first_reason(report: Report) -> str:
 
     A failure before what could not be asked; a missing GPU or driver says more than what else is missing.
     """
-    against = [*report.of(Outcome.FAIL), *report.unknown]
+    against = [*report.of(Outcome.FAIL), *(f for f in report.unknown if not f.advice)]
     against.sort(key=lambda f: (f.unknown, f.group not in ("gpu", "driver")))
     return f"{against[0].id}: {_body(against[0])}" if against else ""
 

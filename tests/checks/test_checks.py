@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deployer import profile
 from deployer.checks import CHECKS, audit
-from deployer.host import Answer, Disk, Driver, Host, Memory, Port, Unknown
+from deployer.host import Answer, Disk, Host, Memory, Port, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding, Outcome
 from tests import hosts
@@ -52,18 +52,19 @@ def with_gpu(**changes: Any) -> Host:
     return replace(hosts.RTX, gpus=(replace(hosts.RTX_4060, **changes),))
 
 
-NO_GPU_FOUND = {
-    "driver.version": "fail",
-    "driver.cuda": "fail",
-    "gpu.count": "fail",
-    "gpu.vram": "fail",
-    "gpu.free_vram": "fail",
-    "gpu.compute_capability": "fail",
-    "runtime.gpu": "fail",
+OF_GPUS = {
+    *("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.compute_capability", "gpu.compute_mode", "gpu.mig"),
+    *("image.driver", "image.kernels", "image.cudnn", "model.memory"),
 }
-NVML_SILENT = dict.fromkeys(
-    ("gpu.count", "gpu.vram", "gpu.free_vram", "gpu.compute_capability", "model.memory"), "unknown"
-)
+OF_DRIVER = {
+    *("driver.loaded", "driver.version", "driver.libraries", "driver.uvm"),
+    *("image.driver", "runtime.gpu"),
+}
+OF_RUNTIME = {"runtime.gpu", "runtime.here", "runtime.buildx"}
+
+
+def unsure(*ids: str) -> dict[str, str]:
+    return dict.fromkeys(ids, "unknown")
 
 
 @pytest.mark.parametrize(
@@ -76,38 +77,26 @@ NVML_SILENT = dict.fromkeys(
         pytest.param(
             hosts.RTX,
             PROFILES["h100-80gb"],
-            {
-                "gpu.vram": "fail",
-                "gpu.free_vram": "fail",
-                "gpu.compute_capability": "fail",
-                "model.memory": "fail",
-            },
+            {"gpu.vram": "fail", "gpu.compute_capability": "fail", "model.memory": "fail"},
             id="80 GB on an RTX 4060",
         ),
+        pytest.param(hosts.H100, TWO, {"gpu.count": "fail"}, id="two GPUs where one is"),
+        pytest.param(hosts.NO_GPU, GPU, {"gpu.count": "fail"}, id="8 GB without a GPU"),
         pytest.param(
-            hosts.H100,
-            TWO,
-            {
-                "gpu.count": "fail",
-                "gpu.vram": "fail",
-                "gpu.free_vram": "fail",
-                "gpu.compute_capability": "fail",
-            },
-            id="two GPUs where one is",
+            hosts.NO_DRIVER,
+            GPU,
+            {"gpu.count": "fail", "driver.loaded": "fail"},
+            id="a GPU without its driver",
         ),
-        pytest.param(hosts.NO_GPU, GPU, NO_GPU_FOUND, id="8 GB without a GPU"),
-        pytest.param(hosts.NO_DRIVER, GPU, NO_GPU_FOUND, id="a GPU without its driver"),
-        pytest.param(
-            hosts.OLD_DRIVER, GPU, {"driver.version": "fail", "driver.cuda": "fail"}, id="driver too old"
-        ),
-        pytest.param(hosts.NVML_SILENT, GPU, NVML_SILENT, id="NVML does not answer"),
+        pytest.param(hosts.OLD_DRIVER, GPU, {"driver.version": "fail"}, id="driver too old"),
+        pytest.param(hosts.NVML_SILENT, GPU, unsure(*OF_GPUS), id="NVML does not answer"),
         pytest.param(
             hosts.FREE_UNKNOWN,
             GPU,
             {"gpu.free_vram": "unknown", "model.memory": "unknown"},
             id="free memory unknown",
         ),
-        pytest.param(with_gpu(uuid=Unknown("x")), GPU, {}, id="a field that no check asks for"),
+        pytest.param(with_gpu(uuid=Unknown("x")), GPU, unsure("gpu.together"), id="a card without a name"),
         pytest.param(hosts.without_runtime(hosts.NO_GPU), CPU, {"runtime.engine": "warn"}, id="no runtime"),
         pytest.param(
             hosts.without_runtime(hosts.NO_GPU, hosts.DENIED), CPU, {"runtime.engine": "warn"}, id="denied"
@@ -118,32 +107,23 @@ NVML_SILENT = dict.fromkeys(
         pytest.param(
             hosts.without_runtime(hosts.RTX),
             GPU,
-            {"runtime.engine": "fail", "runtime.gpu": "fail"},
+            {"runtime.engine": "fail"},
             id="a GPU and no runtime",
         ),
         pytest.param(
             hosts.without_runtime(hosts.RTX, hosts.DENIED),
             GPU,
-            {
-                "disk.images": "unknown",
-                "disk.together": "unknown",
-                "runtime.engine": "fail",
-                "runtime.gpu": "unknown",
-            },
+            {"runtime.engine": "fail", **unsure("disk.images", "disk.together", *OF_RUNTIME)},
             id="a GPU, and the runtime denied",
         ),
         pytest.param(
             hosts.without_runtime(hosts.RTX, hosts.HUNG),
             GPU,
-            {
-                "disk.images": "unknown",
-                "disk.together": "unknown",
-                "runtime.engine": "unknown",
-                "runtime.gpu": "unknown",
-            },
+            unsure("disk.images", "disk.together", "runtime.engine", *OF_RUNTIME),
             id="a GPU, and the runtime hung",
         ),
-        pytest.param(hosts.UNCONFIGURED, GPU, {"runtime.gpu": "fail"}, id="no way to the GPU"),
+        pytest.param(hosts.UNCONFIGURED, GPU, unsure("runtime.gpu"), id="perhaps a way to the GPU"),
+        pytest.param(hosts.NO_TOOLKIT, GPU, {"runtime.gpu": "fail"}, id="no way to the GPU"),
         pytest.param(
             replace(hosts.RTX, runtime=replace(hosts.DOCKER, nvidia_runtime=True)),
             GPU,
@@ -159,7 +139,7 @@ NVML_SILENT = dict.fromkeys(
         pytest.param(
             replace(hosts.RTX, cuda=hosts.NO_LIBRARY, driver=Unknown("x")),
             GPU,
-            {"driver.version": "unknown", "driver.cuda": "unknown"},
+            unsure("driver.cuda", *OF_DRIVER),
             id="driver unknown",
         ),
     ],
@@ -249,7 +229,7 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
         pytest.param(
             {"system": replace(hosts.SYSTEM, architecture="riscv64")},
             CPU,
-            {"system.architecture": "fail"},
+            {"system.architecture": "fail", "image.platform": "warn"},
             id="RISC-V",
         ),
         pytest.param(
@@ -308,8 +288,8 @@ def test_hints_name_no_command_that_is_not_there(host: Host) -> None:
     [
         pytest.param(replace(hosts.RTX, images_disk=disk(free=0)), "disk.images", "docker", id="docker"),
         pytest.param(hosts.UNCONFIGURED, "runtime.gpu", "nvidia-ctk", id="nvidia-ctk"),
+        pytest.param(hosts.NO_DRIVER, "driver.loaded", "apt-get", id="apt-get for the first driver"),
         pytest.param(hosts.OLD_DRIVER, "driver.version", "apt-get", id="apt-get"),
-        pytest.param(hosts.NO_DRIVER, "driver.version", "apt-get", id="apt-get for the first driver"),
         pytest.param(hosts.without_runtime(hosts.RTX), "runtime.engine", "systemctl", id="systemctl"),
     ],
 )
@@ -337,11 +317,6 @@ def test_what_holds_the_port_is_named_and_another_is_offered() -> None:
     assert "--port 8001" in str(finding.hint)
 
 
-def test_a_driver_before_cuda_11_is_not_called_missing() -> None:
-    host = replace(hosts.OLD_DRIVER, driver=Driver("390.157", False), cuda=hosts.NO_LIBRARY)
-    assert findings(host, GPU)["driver.cuda"].found == "none: the driver is older than CUDA 11.0"
-
-
 @settings(max_examples=400)
 @given(
     st.sampled_from(sorted(hosts.NAMED)),
@@ -364,13 +339,13 @@ def test_not_knowing_never_turns_anything_into_a_pass(name: str, wanted: str, lo
 @pytest.mark.parametrize(
     ("fact", "unsure"),
     [
-        ("system", {"system.os", "system.architecture", "system.python"}),
+        ("system", {"system.os", "system.architecture", "system.python", "image.platform"}),
         ("memory", {"memory.total"}),
         ("models_disk", {"disk.models", "disk.together", "disk.size", "disk.kind", "disk.writable"}),
         ("images_disk", {"disk.images", "disk.together"}),
-        ("driver", {"driver.version"}),
-        ("gpus", {"gpu.count", "gpu.vram", "gpu.free_vram", "gpu.compute_capability", "model.memory"}),
-        ("runtime", {"runtime.engine", "runtime.gpu"}),
+        ("driver", OF_DRIVER),
+        ("gpus", OF_GPUS),
+        ("runtime", {"runtime.engine", *OF_RUNTIME}),
         ("cpu", set()),
         ("engines_disk", set()),
         ("pci_gpus", set()),
@@ -388,8 +363,8 @@ def test_a_report_is_sure_only_if_all_that_matters_is_known(fact: str, unsure: s
 @pytest.mark.parametrize("field", ["vram", "free_vram", "compute_capability"])
 def test_one_unknown_field_costs_neither_the_card_nor_the_doubt(field: str) -> None:
     alone = with_gpu(**{field: Unknown("NVML: not supported")})
-    doubts = [f"gpu.{field}", *(["model.memory"] if field == "free_vram" else [])]
-    assert outcomes(alone, GPU) == dict.fromkeys(doubts, "unknown")
+    also = {"free_vram": ("model.memory",), "compute_capability": ("image.kernels", "image.cudnn")}
+    assert outcomes(alone, GPU) == unsure(f"gpu.{field}", *also.get(field, ()))
     assert not isinstance(alone.gpus, Unknown)
     beside = replace(alone, gpus=(*alone.gpus, replace(hosts.RTX_4060, index=1)))
     assert outcomes(beside, GPU) == {}

@@ -193,6 +193,8 @@ def test_a_device_that_this_user_may_not_open(open_folder: Path) -> None:
     put(open_folder / "dev/nvidia2", "", 0o666)
     put(open_folder / "dev/dxg", "", 0o666)
     assert as_nobody(USABLE, open_folder) == "['nvidia2', 'dxg']"
+    (open_folder / "dev/dxg").chmod(0o444)
+    assert as_nobody(USABLE, open_folder) == "['nvidia2']"
 
 
 def test_the_device_of_windows(ask: Questions) -> None:

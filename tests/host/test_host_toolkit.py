@@ -146,11 +146,12 @@ def test_both_folders_are_read_in_the_order_of_engines(whole: Questions) -> None
     assert [s.path for s in cdi(whole)] == ["/etc/cdi/a.json", "/etc/cdi/b.yaml", "/var/run/cdi/a.yaml"]
 
 
-def test_a_folder_with_two_names_is_read_once(whole: Questions) -> None:
+@pytest.mark.parametrize("first", ["/var/run/cdi", "/run/cdi"])
+def test_a_folder_with_two_names_is_read_once(first: str, whole: Questions) -> None:
     spec("run/cdi/nvidia.yaml", whole)
     link(whole.root / "var/run", "../run")
-    folders = ("/etc/cdi", "/var/run/cdi", "/run/cdi")
-    assert [s.path for s in specifications(folders, whole)] == ["/var/run/cdi/nvidia.yaml"]
+    folders = ("/etc/cdi", first, "/var/run/cdi", "/run/cdi")
+    assert [s.path for s in specifications(folders, whole)] == [f"{first}/nvidia.yaml"]
 
 
 def test_a_machine_without_specifications(ask: Questions) -> None:

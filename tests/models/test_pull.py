@@ -460,7 +460,7 @@ import sys
 from pathlib import Path
 from deployer.fetch import Web
 from deployer.home import Home
-from deployer.models import pull
+from deployer.models.pull import pull
 from deployer.profile import ModelChoice
 from deployer.progress import Silent
 

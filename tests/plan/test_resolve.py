@@ -87,11 +87,11 @@ def gguf(tmp_path: Path, **changes: str) -> Profile:
             {"h100-80gb": "gpu.vram", "gpu-2x24gb": "gpu.count", "gpu-16gb": "gpu.vram"},
             id="rtx-4060",
         ),
-        pytest.param(hosts.NO_GPU, "cpu-8gb", {"gpu-8gb": "driver.version"}, id="no-gpu"),
+        pytest.param(hosts.NO_GPU, "cpu-8gb", {"gpu-8gb": "gpu.count"}, id="no-gpu"),
         pytest.param(
             replace(hosts.NO_GPU, memory=Memory(4 * hosts.GB, 3 * hosts.GB)),
             "cpu-small",
-            {"cpu-8gb": "memory.total", "gpu-8gb": "driver.version"},
+            {"cpu-8gb": "memory.total", "gpu-8gb": "gpu.count"},
             id="little memory",
         ),
         pytest.param(hosts.OLD_DRIVER, "cpu-8gb", {"gpu-8gb": "driver.version: 550.54.14"}, id="old driver"),
