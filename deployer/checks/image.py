@@ -103,9 +103,10 @@ def _verdict(
     """The worst of the best GPUs, as many as the profile needs: one that it can do without does not count."""
     injection = compat.Injection.HOOK if route(host) == "runtime" else compat.Injection.CDI
     kinds = list(compat.Kind)
-    found = [
-        compat.judge(driver, (device,), needs, injection, toolkit_version(host)) for device in _devices(gpus)
-    ]
+    devices = tuple(_devices(gpus))
+    toolkit = toolkit_version(host)
+    verdicts = {d: compat.judge(driver, (d,), needs, injection, toolkit) for d in dict.fromkeys(devices)}
+    found = [verdicts[device] for device in devices]
     found.sort(key=lambda verdict: (kinds.index(verdict.kind), verdict.error is not None))
     return found[_needed(profile) - 1]
 

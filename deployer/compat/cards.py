@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from deployer.compat.tables import rows
@@ -110,6 +109,8 @@ def near(name: str) -> tuple[str, ...]:
     words = set(_words(name))
     within = [c.name for c in models() if words and words <= set(_words(c.name))]
     bare = {_bare(c.name, re.IGNORECASE).lower(): c.name for c in models()}
+    import difflib
+
     close = difflib.get_close_matches(_bare(name, re.IGNORECASE).lower(), bare, 3, 0.5)
     return tuple((within or [bare[c] for c in close])[:3])
 

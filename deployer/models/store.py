@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -143,6 +142,8 @@ class Store:
         write_json(staging / MANIFEST, manifest)
         target = self._home.models / id_
         if target.exists():  # a broken one: `get` did not accept it
+            import shutil
+
             shutil.rmtree(target)
         staging.rename(target)
         sync_folder(target.parent)

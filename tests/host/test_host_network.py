@@ -121,7 +121,7 @@ def test_a_place_that_does_not_speak_http_is_unknown(ask: Questions) -> None:
         url = f"http://127.0.0.1:{port}/"
         found = host.probe(replace(ask, urls=(url,))).sources[url]
     assert isinstance(found, Unknown)
-    assert "BadStatusLine" in found.reason
+    assert found.reason == "it does not speak HTTP"
 
 
 @pytest.mark.parametrize("proxy", [None, "http://proxy.invalid:3128"])
