@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployer.checks.base import Check, has, route, service, sudo, then
 from deployer.checks.driver import known, number, on_disk
 from deployer.checks.runtime import asked
-from deployer.host import ContainerRuntime, Host, Specification, Unknown
+from deployer.host import ContainerRuntime, Gpu, Host, Mig, Slice, Specification, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
@@ -249,13 +249,19 @@ def _complete(host: Host, profile: Profile) -> Finding:
     if not any(one.devices for one in found[1]):
         return unknown(wanted, "; ".join(f"{one.path}: {one.unreadable or 'no device'}" for one in found[1]))
     names = {device for one in found[1] for device in one.devices if device != "all"}
-    uuids = {gpu.uuid for gpu in host.gpus if isinstance(gpu.uuid, str)}
+    each = [one.uuid for gpu in host.gpus for one in _parts(gpu)]
+    uuids = {uuid for uuid in each if isinstance(uuid, str)}
     single = {name for name in names if not name.startswith(("GPU-", "MIG-"))}
-    every = len(uuids) == len(host.gpus) and uuids <= names
-    if not names or every or len(single) >= len(host.gpus):
+    every = len(uuids) == len(each) and uuids <= names
+    if not names or every or len(single) >= len(each):
         return passed(wanted, ", ".join(sorted(names)) or "all")
-    said = f"{', '.join(sorted(names))}; NVML shows {len(host.gpus)} GPUs"
+    said = f"{', '.join(sorted(names))}; NVML shows {len(each)} GPUs"
     return warned(wanted, said, again(host, found[1][0].path))
+
+
+def _parts(gpu: Gpu) -> tuple[Gpu | Slice, ...]:
+    """The GPU itself, or its slices where it is cut into some."""
+    return gpu.mig.slices if isinstance(gpu.mig, Mig) and gpu.mig.enabled else (gpu,)
 
 
 def _toolkit(host: Host, profile: Profile) -> Finding:

@@ -10,7 +10,7 @@ import pytest
 from deployer.host import Driver, Host, Libraries, Package, Specification, Toolkit
 from deployer.profile import Profile
 from tests import hosts
-from tests.checks.machines import CARD, NOBODY, OTHER, cards, docker, podman
+from tests.checks.machines import CARD, CUT, NOBODY, OTHER, cards, docker, podman
 from tests.checks.rows import CPU, GPU, LOST, NO_GPU, ROOT, RTX, check, system
 
 SPEC, NONE = hosts.SPECIFICATION, hosts.without_runtime(RTX)
@@ -194,6 +194,8 @@ ONE = replace(SPEC, devices=("0", "all"))
             specified(ONE, host=cards(replace(CARD, uuid=LOST), replace(OTHER, uuid=LOST))), GPU, "warn",
             "NVML shows 2 GPUs", f"sudo {GENERATE}",
         ),
+        (specified(ONE, host=cards(CUT)), GPU, "warn", "0; NVML shows 2 GPUs", f"sudo {GENERATE}"),
+        (specified(replace(SPEC, devices=("0:0", "0:1")), host=cards(CUT)), GPU, "pass", "0:0, 0:1", None),
         (specified(BROKEN), GPU, "unknown", "ValueError: bad", None),
         (replace(RTX, gpus=LOST), GPU, "unknown", "lost", None),
         NOT_READ,

@@ -6,14 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deployer.host.deep import PROGRAM, parse
 from tests.stage import describe
-from tests.stage.conftest import docker
 from tests.stage.stage import Stage, environment
 
 pytestmark = pytest.mark.docker
@@ -97,15 +94,3 @@ def test_without_a_gpu_the_rest_is_tried(stage: Callable[[Any], Stage]) -> None:
     by = found["by"]
     assert by["runtime.proof"]["outcome"] == by["gpu.memory_rate"]["outcome"] == "skip"
     assert by["disk.model_rate"]["outcome"] in ("pass", "warn")
-
-
-def test_matrices_are_multiplied_where_torch_is() -> None:
-    names = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    image = next((name for name in names if name.startswith("deployer/transformers:")), None)
-    if image is None:
-        pytest.skip("the image with torch is not here; `deployer up gpt2` makes one")
-    program = Path(PROGRAM).read_text()
-    said = docker("run", "--rm", "--network", "none", "--entrypoint", "python3", image, "-c", program,
-                  "matrix", "cpu", "256")  # fmt: skip
-    (line,) = parse(said)
-    assert line["matrix"]["uuid"] == "cpu" and line["matrix"]["rate"] > 1e8
