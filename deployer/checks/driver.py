@@ -25,7 +25,7 @@ from deployer.quantity import at_least
 from deployer.report import Finding, Outcome, failed, passed, skipped, unknown, warned
 
 NOT_LOADED = "no NVIDIA driver is loaded: driver.loaded says why"
-UNSIGNED = ("unsigned", "Key was rejected", "Required key")  # as system.secure_boot judges it
+UNSIGNED = ("unsigned", "Key was rejected", "Required key")  # what the kernel says of an unsigned module
 WINDOWS = "under WSL the driver is Windows's own"
 
 
@@ -43,6 +43,14 @@ def known(host: Host) -> Fact[Driver | None]:
         return host.driver
     version = number(host.driver.version)
     return version if isinstance(version, Unknown) else replace(host.driver, version=version)
+
+
+def version(host: Host) -> Fact[str | None]:
+    """The version of the driver that programs here meet: the loaded one's, or Windows's under WSL."""
+    driver = known(host)
+    if driver is None and under_wsl(host):
+        return host.nvml_driver if isinstance(host.nvml_driver, Unknown) else number(host.nvml_driver)
+    return driver if isinstance(driver, Unknown) or driver is None else driver.version
 
 
 def under_wsl(host: Host) -> bool:
@@ -182,23 +190,28 @@ def _version(host: Host, profile: Profile) -> Finding:
     Fail: it is older.
     Skip: the profile asks for none, no driver is loaded, it cannot be read, or a driver that is new enough is installed
         and waits for a reboot (driver.libraries).
-    Fix: the distribution's package of the branch asked for, then a reboot.
+    Fix: the distribution's package of the branch asked for, then a reboot; under WSL, the driver of Windows.
     """
     need = profile.requirements.driver
     if need is None:
         return skipped("the profile does not ask for a driver")
     wanted = f"{need} or later"
-    driver = known(host)
-    if isinstance(driver, Unknown):
-        return unknown(wanted, driver.reason)
-    if driver is None:
+    found = version(host)
+    if isinstance(found, Unknown):
+        return unknown(wanted, found.reason)
+    if found is None:
         return _without_driver(host, wanted)
-    found = driver.version
     if at_least(found, need):
         return passed(wanted, found)
     waiting = on_disk(host)
     if waiting and at_least(waiting, need):
         return skipped(f"{waiting} is installed and waits for a reboot: driver.libraries", wanted)
+    if under_wsl(host):
+        return failed(
+            wanted,
+            f"{found}, Windows's own",
+            f"install NVIDIA driver {need.split('.')[0]} or later in Windows",
+        )
     return failed(wanted, found, another_driver(host, need.split(".")[0]))
 
 

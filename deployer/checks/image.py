@@ -7,7 +7,7 @@ from functools import cache
 
 from deployer import compat
 from deployer.checks.base import NOT_ASKED, Check, route, uses_containers, wants_gpu
-from deployer.checks.driver import NOT_LOADED, WINDOWS, another_driver, known, number, under_wsl
+from deployer.checks.driver import NOT_LOADED, another_driver, number, version
 from deployer.checks.gpu import NONE_USABLE, TOO_FEW, capability, small, usable
 from deployer.compat.tables import cudnn_capabilities
 from deployer.errors import QuestionError
@@ -74,12 +74,12 @@ def against(
     host: Host, profile: Profile, wanted: str, needs: compat.Demand, gpus: tuple[Gpu, ...]
 ) -> Finding:
     """Whether an image with these demands runs on this driver and enough of these GPUs."""
-    driver = known(host)
+    driver = version(host)
     if isinstance(driver, Unknown):
         return unknown(wanted, driver.reason)
     if driver is None:
-        return unknown(wanted, WINDOWS) if under_wsl(host) else skipped(NOT_LOADED, wanted)
-    verdict = _verdict(host, profile, driver.version, needs, gpus)
+        return skipped(NOT_LOADED, wanted)
+    verdict = _verdict(host, profile, driver, needs, gpus)
     if verdict.runs:
         found = warned if verdict.kind is compat.Kind.COMPAT else passed
         return found(wanted, verdict.reason)
@@ -88,11 +88,11 @@ def against(
     if any(judge(host, profile).outcome is Outcome.FAIL for judge in (small, _kernels, _cudnn)):
         return skipped("another finding has said no already", wanted)
     floor = profile.requirements.driver
-    if floor and not at_least(driver.version, floor) and _verdict(host, profile, floor, needs, gpus).runs:
+    if floor and not at_least(driver, floor) and _verdict(host, profile, floor, needs, gpus).runs:
         return skipped("it runs on the driver that the profile asks for: driver.version", wanted)
     said = f"{verdict.reason} ({verdict.error})" if verdict.error else verdict.reason
     branch = verdict.least_driver.split(".")[0] if verdict.least_driver else None
-    if branch is None or at_least(driver.version, str(verdict.least_driver)):
+    if branch is None or at_least(driver, str(verdict.least_driver)):
         return failed(wanted, said, "another profile: deployer check --all")
     return failed(wanted, said, another_driver(host, branch))
 

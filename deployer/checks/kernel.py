@@ -15,6 +15,7 @@ from deployer.checks.base import (
     uses_containers,
     wants_gpu,
 )
+from deployer.checks.driver import UNSIGNED
 from deployer.host import ContainerRuntime, Host, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
@@ -25,7 +26,6 @@ _DRIVER = re.compile(
     r"(nvidia-(driver|dkms|kernel|open|headless|utils|compute-utils|firmware|fabricmanager|persistenced|alternative)"
     r"|libnvidia-(compute|common|cfg|decode|encode|extra|fbc|gl|ml|nvml|ptxjitcompiler|gpucomp))"
 )
-_UNSIGNED = ("unsigned", "Key was rejected", "Required key")
 
 
 def _wsl(host: Host, profile: Profile) -> Finding:
@@ -128,7 +128,7 @@ def _secure_boot(host: Host, profile: Profile) -> Finding:
     if not (there := has_gpu(host)):
         return skipped(NO_GPU) if there is False else unknown(wanted, "nobody knows whether there is a GPU")
     said = None if isinstance(host.kernel_log, Unknown) else host.kernel_log.refused
-    if said and any(word in said for word in _UNSIGNED):
+    if said and any(word in said for word in UNSIGNED):
         return failed(wanted, f"the kernel refused it: {said}", _enrol(host))
     on = host.system.secure_boot
     if isinstance(on, Unknown):

@@ -6,7 +6,7 @@ import re
 
 from deployer import sizing
 from deployer.checks.base import NOT_ASKED, Check, wants_gpu
-from deployer.checks.gpu import usable
+from deployer.checks.gpu import capability, usable
 from deployer.checks.memory import weights_of
 from deployer.host import Answer, Host, Unknown
 from deployer.profile import Profile
@@ -171,14 +171,15 @@ def _format(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, gpus.reason)
     if len(gpus) < need.count:
         return skipped(_TOO_FEW)
-    known = [g.compute_capability for g in gpus if not isinstance(g.compute_capability, Unknown)]
+    told = [capability(gpu) for gpu in gpus]
+    known = [found for found in told if not isinstance(found, Unknown)]
     found = ", ".join(known)
     kind, least = said or ("bfloat16", "8.0")
-    if sum(at_least(capability, least) for capability in known) >= need.count:
+    if sum(at_least(one, least) for one in known) >= need.count:
         if said:
             return passed(wanted, f"{kind} on {found}")
         return skipped("nothing in the model's name; known after the pull, from its header", wanted)
-    if unsure := [g.compute_capability for g in gpus if isinstance(g.compute_capability, Unknown)]:
+    if unsure := [one for one in told if isinstance(one, Unknown)]:
         return unknown(wanted, unsure[0].reason)
     if not said:
         return passed(wanted, f"no bfloat16 before {least} ({found}): the engine is started with float16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from deployer.checks.base import Check, has, sudo, uses_containers, wants_gpu
+from deployer.checks.driver import number
 from deployer.host import Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
@@ -67,7 +68,9 @@ def _python(host: Host, profile: Profile) -> Finding:
         return skipped("the profile does not ask for a version")
     if isinstance(host.system, Unknown):
         return unknown(f"{wanted} or later", host.system.reason)
-    found = host.system.python
+    found = number(host.system.python)
+    if isinstance(found, Unknown):
+        return unknown(f"{wanted} or later", found.reason)
     if at_least(found, wanted):
         return passed(f"{wanted} or later", found)
     return failed(

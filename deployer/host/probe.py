@@ -32,9 +32,9 @@ class Host:
     """What is there at one moment. None means that there is none, or that it does not apply here.
 
     `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that
-    its library speaks. `images` are references asked for and whether the engine has them; `registry` is None
-    when nothing has to come from it. `models` are the names in the
-    store. `deep` is what `check --deep` tried, None where it was not asked to.
+    its library speaks, `nvml_driver` the version that NVML gives (Windows's driver under WSL). `images` are
+    references asked for and whether the engine has them; `registry` is None when nothing has to come from it.
+    `models` are the names in the store. `deep` is what `check --deep` tried, None where it was not asked to.
     """
 
     taken: str
@@ -66,6 +66,7 @@ class Host:
     registry: Fact[Answer | None] = NOT_ASKED
     proxies: Fact[Proxies | None] = NOT_ASKED
     models: Fact[tuple[str, ...]] = NOT_ASKED
+    nvml_driver: Fact[str] = NOT_ASKED
     deep: Deep | None = None
 
 
@@ -108,6 +109,7 @@ def probe(ask: Questions) -> Host:
         version=__version__,
         cuda=gpus if isinstance(gpus, Unknown) else gpus.cuda,
         gpus=gpus if isinstance(gpus, Unknown) else gpus.gpus,
+        nvml_driver=gpus if isinstance(gpus, Unknown) else gpus.driver,
         ports={str(n): found.pop(f"port {n}") for n in ask.ports},
         sources={u: found.pop(f"url {u}") for u in ask.urls},
         images=dict.fromkeys(ask.images, images) if isinstance(images, Unknown) else images,

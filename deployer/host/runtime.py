@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -114,8 +115,14 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
         components=parts,
         security=tuple(str(o) for o in info.get("SecurityOptions") or ()),
         buildx=_buildx(ask),
-        remote=scheme != "unix",
+        remote=_remote(ask.docker),
     )
+
+
+def _remote(address: str) -> bool:
+    """Whether the engine is on another machine: over TCP, and not on this one's loopback."""
+    scheme, _, place = address.partition("://")
+    return scheme != "unix" and not re.match(r"(127\.|localhost|\[::1\])", place)
 
 
 def present(reference: str, ask: Questions) -> bool:

@@ -10,7 +10,7 @@ from deployer.engines import Engine, engine
 from deployer.errors import BuildError, QuestionError, Refused
 from deployer.frozen import dataclass
 from deployer.home import Home
-from deployer.host import ContainerRuntime, Host, Unknown
+from deployer.host import ContainerRuntime, Gpu, Host, Mig, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
 from deployer.report import first_reason
@@ -184,8 +184,18 @@ def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bo
     cdi = isinstance(host.runtime, ContainerRuntime) and host.runtime.cdi_gpus
     names = [str(g.uuid) for g in taken]
     if cdi and not set(names) <= set(cdi):
-        names = [str(g.index) for g in taken]  # the specification names devices by index
+        names = [_place(gpu, host) for gpu in taken]
     return tuple(names), "cdi" if cdi else "nvidia", half
+
+
+def _place(gpu: Gpu, host: Host) -> str:
+    """The name of a GPU where a specification names devices by index: `0`, and `0:1` for a slice of it."""
+    for card in () if isinstance(host.gpus, Unknown) else host.gpus:
+        slices = card.mig.slices if isinstance(card.mig, Mig) else ()
+        for number, one in enumerate(slices):
+            if one.uuid == gpu.uuid:
+                return f"{card.index}:{number}"
+    return str(gpu.index)
 
 
 def _told(against: dict[str, list[str]]) -> tuple[str, ...]:

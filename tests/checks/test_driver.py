@@ -127,7 +127,11 @@ def test_nouveau(host: Host, wanted: Profile, outcome: str, found: str, hint: st
         *((loaded(odd), GPU, "unknown", f"`{odd}` is not a number", None)
           for odd in ("", "abc", "580..1", "580.", "9" * 30)),
         (replace(RTX, driver=LOST), GPU, "unknown", "lost", None),
-        (WSL, GPU, "unknown", WINDOWS, None),
+        (WSL, GPU, "unknown", "not asked", None),
+        (replace(WSL, nvml_driver=LOST), GPU, "unknown", "lost", None),
+        (replace(WSL, nvml_driver="581.57"), GPU, "pass", "581.57", None),
+        (replace(WSL, nvml_driver="537.13"), GPU, "fail", "537.13, Windows's own",
+         "install NVIDIA driver 580 or later in Windows"),
         (NO_DRIVER, GPU, "skip", NOT_LOADED, None),
         (NO_GPU, GPU, "skip", "gpu.count", None),
         (RTX, CPU, "skip", "does not ask for a driver", None),

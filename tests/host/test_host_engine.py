@@ -261,8 +261,12 @@ def test_an_engine_on_another_machine(ask: Questions) -> None:
     )
     answers = {"/version": VERSION, "/info": INFO, "/containers/json": CONTAINERS}
     elsewhere = Unknown("the container runtime is on another machine")
-    with served(("127.0.0.1", 0), answers) as server:
-        found = host.probe(replace(ask, docker=f"tcp://127.0.0.1:{server.port}"))
+    with served(("0.0.0.0", 0), answers) as server:
+        own = runtime(replace(ask, docker=f"tcp://127.0.0.1:{server.port}"))
+        found = host.probe(
+            replace(ask, docker=f"tcp://0.0.0.0:{server.port}")
+        )  # an address that is not loopback's
+    assert own is not None and (own.remote, own.generic_resources) == (False, ("gpu=1",))
     assert found.runtime == replace(
         DOCKER, remote=True, logs_limited=elsewhere, generic_resources=elsewhere
     )  # this machine's settings are not the engine's
