@@ -208,7 +208,7 @@ def _display(host: Host, profile: Profile) -> Finding:
     Pass: no display is active, or enough other GPUs have none.
     Warn: one is, and the profile cannot do without that card.
     Fail: never.
-    Skip: the profile wants no GPU, none is usable, or the driver does not tell.
+    Skip: the profile wants no GPU, none is usable, the desktop is Windows's (WSL), or the driver does not tell.
     Fix: another card for the display, or no desktop.
     """
     need = profile.requirements.gpu
@@ -217,6 +217,9 @@ def _display(host: Host, profile: Profile) -> Finding:
         free = free if any(gpu.display is not None for gpu in host.gpus) else []
         if len(free) >= need.count:
             return passed("no desktop on the GPU", f"{len(free)} without one")
+    drawing = not isinstance(host.gpus, Unknown) and any(gpu.display is True for gpu in host.gpus)
+    if need is not None and drawing and not isinstance(host.system, Unknown) and host.system.wsl:
+        return skipped("under WSL the desktop is Windows's", "no desktop on the GPU")
     target = service(host, "isolate multi-user.target")
     hint = (
         f"{target} ends the desktop until the next boot" if target else "plug the display into another card"

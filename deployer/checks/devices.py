@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from deployer.checks.base import NOT_ASKED, Check, has, install, route, service, sudo, then, wants_gpu
-from deployer.checks.driver import NOT_LOADED, known, loaded, number
+from deployer.checks.driver import NOT_LOADED, jetson, known, loaded, number
 from deployer.checks.runtime import asked
 from deployer.host import Fabric, Host, Unknown
 from deployer.profile import Profile
@@ -19,14 +19,17 @@ def _uvm(host: Host, profile: Profile) -> Finding:
         suspend, and when the number has changed since the file was made.
     Pass: the kernel has the module, and the file has its number.
     Warn: the module or the file is missing, and nvidia-modprobe is there to make it when a program asks.
-    Fail: the module or the file is missing and nothing will make it, or the file has another number.
-    Skip: the profile wants no GPU, no driver is loaded, or /dev, the number or the modules cannot be read.
+    Fail: the module or the file is missing and nothing will make it (CDI never does), or the file has another number.
+    Skip: the profile wants no GPU, no driver is loaded, this is a Jetson, which needs none, or /dev, the number or the
+        modules cannot be read.
     Fix: nvidia-modprobe loads the module and makes the files.
     """
     wanted = "/dev/nvidia-uvm"
     driver = loaded(host, profile, wanted)
     if isinstance(driver, Finding):
         return driver
+    if jetson(host):
+        return skipped("a Jetson's GPU needs none", wanted)
     if isinstance(host.nodes, Unknown):
         return unknown(wanted, host.nodes.reason)
     node, major = host.nodes.files.get("nvidia-uvm"), host.nodes.uvm_major
@@ -44,7 +47,7 @@ def _uvm(host: Host, profile: Profile) -> Finding:
         found = "the device file is not there"
     else:
         return unknown(wanted, "the kernel does not say which number the module has")
-    if has(host, "nvidia-modprobe"):
+    if has(host, "nvidia-modprobe") and not (wants_gpu(profile) and route(host) == "cdi"):
         return warned(
             wanted, f"{found}; nvidia-modprobe makes it when a program on the host asks", _make_nodes(host)
         )

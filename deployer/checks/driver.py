@@ -125,6 +125,8 @@ def unsigned(host: Host) -> bool:
 
 def install_driver(host: Host, branch: str) -> str:
     """The command that installs a driver branch here, or what to do where none is known."""
+    if jetson(host):
+        return "a Jetson's driver comes with Jetson Linux: upgrade JetPack (https://developer.nvidia.com/embedded/jetpack)"
     manual = f"install NVIDIA driver {branch.removesuffix('-open')} or later and reboot"
     if isinstance(host.system, Unknown) or "ubuntu" not in host.system.distribution_like:
         return manual
@@ -136,6 +138,11 @@ def another_driver(host: Host, branch: str) -> str:
     """The same for a driver of the kind that is loaded, open or proprietary."""
     is_open = isinstance(host.driver, Driver) and host.driver.open_module
     return install_driver(host, f"{branch}-open" if is_open else branch)
+
+
+def jetson(host: Host) -> bool:
+    """Whether this is a Jetson, whose kernel carries NVIDIA's name for it."""
+    return not isinstance(host.system, Unknown) and host.system.kernel.endswith("-tegra")
 
 
 def _nouveau(host: Host) -> bool:
@@ -207,11 +214,8 @@ def _version(host: Host, profile: Profile) -> Finding:
     if waiting and at_least(waiting, need):
         return skipped(f"{waiting} is installed and waits for a reboot: driver.libraries", wanted)
     if under_wsl(host):
-        return failed(
-            wanted,
-            f"{found}, Windows's own",
-            f"install NVIDIA driver {need.split('.')[0]} or later in Windows",
-        )
+        hint = f"install NVIDIA driver {need.split('.')[0]} or later in Windows"
+        return failed(wanted, f"{found}, Windows's own", hint)
     return failed(wanted, found, another_driver(host, need.split(".")[0]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployer.checks.base import Check, has, route, service, sudo, then
 from deployer.checks.driver import known, number, on_disk
 from deployer.checks.runtime import asked
-from deployer.host import ContainerRuntime, Gpu, Host, Mig, Slice, Specification, Unknown
+from deployer.host import ContainerRuntime, Driver, Gpu, Host, Mig, Slice, Specification, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
@@ -167,7 +167,7 @@ def _fresh(host: Host, profile: Profile) -> Finding:
     Warn: some are missing or of another version, and GPUs come through the nvidia runtime.
     Fail: some are missing or of another version, and GPUs come through CDI.
     Skip: the profile wants no GPU, there is no specification, no driver is loaded, no runtime answers or it reads none
-        of them, or they match libraries of another version than the loaded module (driver.libraries).
+        of them, or libraries of another version than the loaded module wait for a reboot (driver.libraries).
     Fix: write the specification anew.
     """
     wanted = "CDI specifications that match the driver"
@@ -177,24 +177,23 @@ def _fresh(host: Host, profile: Profile) -> Finding:
     in_force = _in_force(found[1])
     if not in_force:
         return unknown(wanted, "; ".join(f"{one.path}: {one.unreadable or 'no device'}" for one in found[1]))
-    driver, waits = known(host), False
+    waiting = on_disk(host)
+    driver = known(host)
+    if isinstance(driver, Driver) and waiting and waiting != driver.version:
+        return skipped("first a reboot: driver.libraries", wanted)
     bad = failed if route(host) == "cdi" else warned
     for one in in_force:
-        if one.missing:
-            more = f" and {len(one.missing) - 1} more" if len(one.missing) > 1 else ""
+        missing = [path for path in one.missing if not path.startswith("/dev/nvidia-uvm")]  # driver.uvm's
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             return bad(
-                wanted, f"{one.path} names {one.missing[0]}{more}, which is not there", again(host, one.path)
+                wanted, f"{one.path} names {missing[0]}{more}, which is not there", again(host, one.path)
             )
         if isinstance(driver, Unknown):
             return unknown(wanted, driver.reason)
         if driver and one.driver and one.driver != driver.version:
-            if one.driver == on_disk(host):
-                waits = True
-                continue
             said = f"{one.path} is for driver {one.driver}, {driver.version} is loaded"
             return bad(wanted, said, again(host, one.path))
-    if waits:
-        return skipped("they match the libraries, and another module is loaded: driver.libraries", wanted)
     return passed(wanted, ", ".join(one.path for one in in_force))
 
 

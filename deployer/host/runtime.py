@@ -82,7 +82,7 @@ def runtime(ask: Questions) -> ContainerRuntime | None:
     if podman and not folders:  # it always reads CDI, and its /info does not say where
         folders = ("/etc/cdi", "/var/run/cdi")
     settings: dict[str, Any] | Unknown = (
-        _settings(ask) if scheme == "unix" else Unknown("the container runtime is on another machine")
+        Unknown("the container runtime is on another machine") if _remote(ask.docker) else _settings(ask)
     )
     return ContainerRuntime(
         kind="podman" if podman else "docker",

@@ -45,9 +45,12 @@ def asleep(host: Host = RTX) -> Host:
     [
         (RTX, GPU, "pass", "loaded", None),
         (replace(RTX, modules=Modules((), LOST)), GPU, "pass", "loaded", None),
-        (asleep(), GPU, "warn", f"nvidia_uvm is not loaded; {LAZY}", MAKE),
-        (asleep(replace(RTX, system=ROOT)), GPU, "warn", LAZY, MAKE.removeprefix("sudo ")),
-        (without("nvidia-uvm"), GPU, "warn", f"the device file is not there; {LAZY}", MAKE),
+        (asleep(docker(nvidia_runtime=True)), GPU, "warn", f"nvidia_uvm is not loaded; {LAZY}", MAKE),
+        (asleep(replace(docker(nvidia_runtime=True), system=ROOT)), GPU, "warn", LAZY, MAKE.removeprefix("sudo ")),
+        (without("nvidia-uvm", host=docker(nvidia_runtime=True)), GPU, "warn", f"file is not there; {LAZY}", MAKE),
+        (asleep(), GPU, "fail", "nvidia_uvm is not loaded", MAKE),
+        (without("nvidia-uvm"), GPU, "fail", "the device file is not there", MAKE),
+        (asleep(system(RTX, kernel="5.15.148-tegra")), GPU, "skip", "a Jetson's GPU needs none", None),
         (asleep(system(RTX, tools=("sudo", "modprobe"))), GPU, "fail", "nvidia_uvm is not loaded", LOAD),
         (without("nvidia-uvm", host=NOBODY), GPU, "fail", "the device file is not there", BY_HAND),
         (

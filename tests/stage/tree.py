@@ -248,7 +248,8 @@ def _packages(said: Description, root: Path) -> dict[str, str | bytes]:
         return {}
     found, held = dict(said["packages"]), said.get("held", ())
     driver, toolkit = said["driver"], said["toolkit"]
-    if driver and driver["library"] and said["system"]["like"]:
+    windows = driver and "wsl" in driver.get("folder", "")  # its libraries come with no package
+    if driver and driver["library"] and said["system"]["like"] and not windows:
         branch = driver["library"].split(".")[0]
         version = f"{driver['library']}-0ubuntu0.24.04.1"
         found |= {
