@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,7 +74,7 @@ def nvml(ask: Questions) -> Nvml | Unknown:
 def _gpu(library: Any, index: int, ask: Questions) -> Gpu:
     handle = _field(lambda: library.nvmlDeviceGetHandleByIndex(index))
     if isinstance(handle, Unknown):  # fell off the bus: it still counts as a GPU that is there
-        return Gpu(index, handle, handle, handle, handle, handle)
+        return Gpu(index, **{field.name: handle for field in fields(Gpu) if field.name != "index"})
 
     def get(name: str, *words: Any) -> Any:
         return _field(lambda: getattr(library, name)(handle, *words))
