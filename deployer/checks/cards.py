@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deployer.checks.base import NOT_ASKED, Check, has, multi, service, sudo
 from deployer.checks.driver import known
-from deployer.checks.gpu import each, enough_without, reset, usable
+from deployer.checks.gpu import both, each, enough_without, reset, usable
 from deployer.compat import upkeep
 from deployer.host import Fabric, Fact, Gpu, Host, Link, NvLinks, Unknown
 from deployer.profile import Profile
@@ -22,14 +22,6 @@ def _pcie(host: Host, profile: Profile) -> Finding:
     Fix: seat the card again; look at risers and the firmware's slot settings.
     """
 
-    def fact(gpu: Gpu) -> Fact[Link | None]:
-        if isinstance(gpu.link, Unknown):
-            return gpu.link
-        for value in (gpu.link.width, gpu.link.most_width):
-            if value is None or isinstance(value, Unknown):
-                return value
-        return gpu.link
-
     def bad(gpu: Gpu, link: Link) -> str | None:
         now, most = link.width, link.most_width
         if isinstance(now, int) and isinstance(most, int) and 0 < now < most // 2:
@@ -37,7 +29,9 @@ def _pcie(host: Host, profile: Profile) -> Finding:
         return None
 
     hint = "seat the card again; look at risers and the firmware's slot settings"
-    return each(host, profile, "at least half of the lanes", fact, bad, warned, hint)
+    return each(
+        host, profile, "at least half of the lanes", both("link", "width", "most_width"), bad, warned, hint
+    )
 
 
 def _persistence(host: Host, profile: Profile) -> Finding:

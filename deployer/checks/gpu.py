@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deployer.checks.base import NO_GPU, NOMINAL, NOT_ASKED, Check, has, has_gpu, multi, sudo
 from deployer.host import Fact, Gpu, Host, Mig, Process, Unknown
@@ -235,6 +235,19 @@ def counted(texts: Iterable[str]) -> str:
     """`8 × NVIDIA L4`: equal texts once, with how often."""
     found = Counter(texts)
     return ", ".join(text if count == 1 else f"{count} × {text}" for text, count in found.items())
+
+
+def both(part: str, *names: str) -> Callable[[Gpu], Any]:
+    """The fact of a part of a GPU, when all these fields of it are known; else what is the matter with the first."""
+
+    def fact(gpu: Gpu) -> Any:
+        whole = getattr(gpu, part)
+        for value in () if isinstance(whole, Unknown) else (getattr(whole, name) for name in names):
+            if value is None or isinstance(value, Unknown):
+                return value
+        return whole
+
+    return fact
 
 
 def each(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployer.checks.base import NOT_ASKED, Check, has, service, sudo
-from deployer.checks.gpu import NONE_USABLE, answers, each, enough_without, reset
+from deployer.checks.gpu import NONE_USABLE, answers, both, each, enough_without, reset
 from deployer.compat import upkeep
 from deployer.host import Ecc, Fact, Gpu, Heat, Host, Power, Repair, Unknown
 from deployer.profile import Profile
@@ -209,21 +209,19 @@ def _temperature(host: Host, profile: Profile) -> Finding:
     Fix: airflow, fans, dust.
     """
 
-    def fact(gpu: Gpu) -> Fact[Heat | None]:
-        if isinstance(gpu.heat, Unknown):
-            return gpu.heat
-        for value in (gpu.heat.now, gpu.heat.slowdown):
-            if value is None or isinstance(value, Unknown):
-                return value
-        return gpu.heat
-
     def bad(gpu: Gpu, heat: Heat) -> str | None:
         if isinstance(heat.now, int) and isinstance(heat.slowdown, int) and heat.now > heat.slowdown - 5 > 0:
             return f"{heat.now} °C, slows down at {heat.slowdown} °C"
         return None
 
     return each(
-        host, profile, "at least 5 °C to the limit", fact, bad, warned, "look at fans, airflow and dust"
+        host,
+        profile,
+        "at least 5 °C to the limit",
+        both("heat", "now", "slowdown"),
+        bad,
+        warned,
+        "look at fans, airflow and dust",
     )
 
 
@@ -237,14 +235,6 @@ def _power(host: Host, profile: Profile) -> Finding:
     Skip: the profile wants no GPU, none is usable, or the card has no such limit.
     Fix: nvidia-smi -pl with the default.
     """
-
-    def fact(gpu: Gpu) -> Fact[Power | None]:
-        if isinstance(gpu.power, Unknown):
-            return gpu.power
-        for value in (gpu.power.limit, gpu.power.default):
-            if value is None or isinstance(value, Unknown):
-                return value
-        return gpu.power
 
     def bad(gpu: Gpu, power: Power) -> str | None:
         limit, default = power.limit, power.default
@@ -260,7 +250,15 @@ def _power(host: Host, profile: Profile) -> Finding:
     hint = None
     if low and isinstance(low[0], float) and has(host, "nvidia-smi"):
         hint = sudo(host, f"nvidia-smi -pl {low[0]:.0f} -i {{index}}")
-    return each(host, profile, "at least 80 % of the default power", fact, bad, warned, hint)
+    return each(
+        host,
+        profile,
+        "at least 80 % of the default power",
+        both("power", "limit", "default"),
+        bad,
+        warned,
+        hint,
+    )
 
 
 CHECKS = (
