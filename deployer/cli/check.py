@@ -122,7 +122,18 @@ def _tried(found: Host, here: Place, candidates: Sequence[Profile]) -> Host:
     wanted = [(p.image, p.variant) for p in candidates if p.engine == "transformers"]
     known = [("transformers", "cu130"), ("gateway", "cpu"), ("transformers", "cpu")]
     tags = tuple(dict.fromkeys(tag for pair in (*wanted, *known) for tag in images.tags(*pair)))
-    return replace(found, deep=ways.tried(found, here.docker, tags, show.Screen()))
+    screen = show.Screen()
+
+    def make() -> str:
+        """The smallest image with Python; GPU profiles need it anyway."""
+        from deployer.images import base, builder
+
+        recipe = images.load("gateway")
+        variant = recipe.variant("cpu")
+        settings = builder.BuildSettings(base.choose(recipe, variant, here.runtime("docker").has_image))
+        return builder.build(recipe, variant, settings, home=here.home, web=here.web, progress=screen)
+
+    return replace(found, deep=ways.tried(found, here.docker, tags, make, screen))
 
 
 def _by_fit(item: tuple[Profile, Report]) -> tuple[bool, bool, int]:

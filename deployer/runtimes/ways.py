@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deployer.errors import DeployerError
 from deployer.host import ContainerRuntime, Deep, DiskRate, Fact, GpuRate, Host, Toolkit, Unknown, Way, deep
 from deployer.host.deep import PROGRAM, parse
 from deployer.progress import Progress
@@ -17,10 +19,13 @@ LIMIT_S = 60  # for one container; the first one wakes the GPUs
 _LABEL = "io.deployer.once"
 
 
-def tried(found: Host, address: str, images: tuple[str, ...], progress: Progress) -> Deep:
-    """Everything that `check --deep` tries. `images` may have python3; the first that is here is used.
+def tried(
+    found: Host, address: str, images: tuple[str, ...], make: Callable[[], str], progress: Progress
+) -> Deep:
+    """Everything that `check --deep` tries. Of `images`, which have python3, the first that is here is used.
 
-    GPUs are measured on the host, their matrix rate in the first image that has torch.
+    Where none is and one is needed, `make` makes it and gives its name. GPUs are measured on the host, their
+    matrix rate in the first image that has torch.
     """
     disks: dict[str, Fact[DiskRate]] = {}
     for name, disk in (("models", found.models_disk), ("images", found.images_disk)):
@@ -37,23 +42,18 @@ def tried(found: Host, address: str, images: tuple[str, ...], progress: Progress
     if not isinstance(found.runtime, ContainerRuntime):
         return Deep(Unknown("there is no container runtime"), disks, gpus, peers)
     try:
-        here = [image for image in images if _is_here(address, image)]
-        if not here:
-            return Deep(
-                Unknown("no image with Python is here; make one: deployer build gateway:cpu"),
-                disks,
-                gpus,
-                peers,
-            )
-        progress.say(f"starting containers of {here[0]}")
         toolkit = None if isinstance(found.toolkit, Unknown) else found.toolkit
-        seen = ways(address, found.runtime, toolkit, here[0])
+        names = configured(found.runtime, toolkit)
+        here = [image for image in images if _is_here(address, image)] or ([make()] if names else [])
+        if names:
+            progress.say(f"starting containers of {here[0]}")
+        seen = tuple(_try(_client(address), name, found.runtime, here[0]) for name in names)
         good = next((way.name for way in seen if isinstance(way.cuda, int) and way.cuda), None)
         torch = next((image for image in here if "/transformers:cu" in image), None)
         if good and torch and not isinstance(gpus, Unknown):
             progress.say(f"multiplying matrices in {torch}")
             gpus = _with_matrix(gpus, matrix(address, found.runtime, good, torch))
-    except OSError as error:
+    except (OSError, DeployerError) as error:
         return Deep(Unknown(str(error)), disks, gpus, peers)
     return Deep(seen, disks, gpus, peers)
 
@@ -74,17 +74,14 @@ def _with_matrix(gpus: tuple[GpuRate, ...], lines: list[dict[str, Any]]) -> tupl
     return tuple(replace(gpu, matrix=rates.get(gpu.uuid, Unknown(problem))) for gpu in gpus)
 
 
-def ways(address: str, engine: ContainerRuntime, toolkit: Toolkit | None, image: str) -> tuple[Way, ...]:
-    """Tries the ways that are configured. `image` is one on the engine that has python3. Raises OSError."""
-    names = []
-    if engine.cdi_gpus:
-        names.append("cdi")
+def configured(engine: ContainerRuntime, toolkit: Toolkit | None) -> tuple[str, ...]:
+    """The ways for a GPU into a container that are set up here, the one that is taken first."""
+    names = ["cdi"] if engine.cdi_gpus else []
     if engine.nvidia_runtime:
         names.append("runtime")
     if toolkit is not None and toolkit.hook and engine.kind == "docker":
         names.append("hook")
-    client = _client(address)
-    return tuple(_try(client, name, engine, image) for name in names)
+    return tuple(names)
 
 
 def matrix(address: str, engine: ContainerRuntime, way: str, image: str) -> list[dict[str, Any]]:
