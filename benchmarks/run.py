@@ -352,16 +352,20 @@ def save(results: Sequence[Ratio]) -> None:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
+    folder = ROOT / "benchmarks/data"
+    kept = folder / "ratios.json"
+    new = {r.what for r in results}
+    old = json.loads(kept.read_text())["results"] if kept.exists() else []  # of benches that were not run now
     value = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "results": [{**asdict(r), "value": round(r.value, 3), "met": r.met} for r in results],
+        "results": [r for r in old if r["what"] not in new]
+        + [{**asdict(r), "value": round(r.value, 3), "met": r.met} for r in results],
     }
-    folder = ROOT / "benchmarks/data"
     folder.mkdir(exist_ok=True)
-    (folder / "ratios.json").write_text(json.dumps(value, indent=2) + "\n")
+    kept.write_text(json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

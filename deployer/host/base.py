@@ -6,7 +6,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union
@@ -69,32 +69,37 @@ class Questions:
 
 
 def gather(
-    probes: Mapping[str, Callable[[], Any]], limit: float = LIMIT_S, limits: Mapping[str, float] | None = None
+    probes: Mapping[str, Callable[[], Any]],
+    limit: float = LIMIT_S,
+    limits: Mapping[str, float] | None = None,
+    quick: Collection[str] = (),
 ) -> dict[str, Any]:
     """Runs all probes at once, in daemon threads; who has no answer after `limit` seconds is Unknown.
 
-    `limits` gives single probes another limit. A probe that fails, or that is told something of another shape
-    than it expects, becomes Unknown with the reason.
+    `limits` gives single probes another limit. Those named in `quick` share one thread, one after the other: a
+    thread costs more than a few small files. A probe that fails, or that is told something of another shape than
+    it expects, becomes Unknown with the reason.
     """
     found: dict[str, Any] = {}
 
-    def run(name: str, probe: Callable[[], Any]) -> None:
-        try:
-            found[name] = probe()
-        except (OSError, ValueError) as error:
-            found[name] = Unknown(str(error) or type(error).__name__)
-        except Exception as error:  # noqa: BLE001  what one library raises must not cost the other answers
-            found[name] = Unknown(f"{type(error).__name__}: {error}")
+    def run(*names: str) -> None:
+        for name in names:
+            try:
+                found[name] = probes[name]()
+            except (OSError, ValueError) as error:
+                found[name] = Unknown(str(error) or type(error).__name__)
+            except Exception as error:  # noqa: BLE001  what one library raises must not cost the other answers
+                found[name] = Unknown(f"{type(error).__name__}: {error}")
 
     start = time.monotonic()
-    threads = {
-        name: threading.Thread(target=run, args=(name, probe), daemon=True) for name, probe in probes.items()
-    }
-    for thread in threads.values():
-        thread.start()
+    lanes: list[tuple[str, ...]] = [(name,) for name in probes if name not in quick]
+    lanes += [tuple(name for name in probes if name in quick)] if quick else []
     allowed = {name: (limits or {}).get(name, limit) for name in probes}
-    for name in sorted(probes, key=allowed.__getitem__):
-        threads[name].join(max(0.0, start + allowed[name] - time.monotonic()))
+    threads = [(threading.Thread(target=run, args=lane, daemon=True), allowed[lane[-1]]) for lane in lanes]
+    for thread, _ in threads:
+        thread.start()
+    for thread, seconds in sorted(threads, key=lambda pair: pair[1]):
+        thread.join(max(0.0, start + seconds - time.monotonic()))
     answers = dict(found)
     return {name: answers.get(name, Unknown(f"no answer in {allowed[name]:g} s")) for name in probes}
 

@@ -149,7 +149,7 @@ def _secure(connection: socket.socket, host: str) -> socket.socket:
     import ssl
 
     try:
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=host.encode("ascii"))
     except ssl.SSLCertVerificationError as error:
         raise OSError(f"certificate not trusted: {error.verify_message}") from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -47,7 +49,7 @@ def nvml(ask: Questions) -> Nvml | Unknown:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return Nvml(Unknown("no NVIDIA library"), Unknown("no NVIDIA library"), ())
-    import pynvml
+    pynvml = _library()
 
     try:
         pynvml.nvmlInit()
@@ -69,6 +71,26 @@ def nvml(ask: Questions) -> Nvml | Unknown:
             pynvml.nvmlShutdown()
         except pynvml.NVMLError:
             pass
+
+
+def _library() -> Any:
+    """The module `pynvml`.
+
+    It asks for `ctypes.util` and uses nothing of it on Linux; that one brings in subprocess, tempfile and lzma, a
+    tenth of what `check` may take. So an empty one stands in for the moment of the import.
+    """
+    if "pynvml" not in sys.modules and "ctypes.util" not in sys.modules:
+        stand_in = types.ModuleType("ctypes.util")
+        stand_in.find_library = lambda name: None  # type: ignore[attr-defined]
+        sys.modules["ctypes.util"] = stand_in
+        try:
+            import pynvml
+        finally:
+            del sys.modules["ctypes.util"]
+        return pynvml
+    import pynvml
+
+    return pynvml
 
 
 def _gpu(library: Any, index: int, ask: Questions) -> Gpu:
@@ -139,7 +161,7 @@ def _gpu(library: Any, index: int, ask: Questions) -> Gpu:
 
 def _field(call: Callable[[], Any]) -> Any:
     """The answer; None where the card has no such thing; Unknown where this driver cannot be asked."""
-    import pynvml
+    pynvml = _library()
 
     try:
         return call()

@@ -70,6 +70,13 @@ class Host:
     deep: Deep | None = None
 
 
+# What only reads small files of the kernel and of the system's own disk.
+_QUICK = (
+    *("system", "cpu", "memory", "driver", "modules", "libraries", "nodes", "pci_gpus", "nvswitches"),
+    *("fabric_manager", "packages", "toolkit", "cdi", "proxies"),
+)
+
+
 def probe(ask: Questions) -> Host:
     """Asks everything at once; no single answer can hold up or spoil the others."""
     engine = _Shared(partial(runtime.runtime, ask))
@@ -102,7 +109,7 @@ def probe(ask: Questions) -> Host:
         **{f"port {n}": partial(network.port, n, ask) for n in ask.ports},
         **{f"url {u}": partial(network.answer, u, ask) for u in ask.urls},
     }
-    found = gather(probes, limits={"nvml": nvml.LIMIT_S})
+    found = gather(probes, limits={"nvml": nvml.LIMIT_S}, quick=_QUICK)
     gpus, images = found.pop("nvml"), found.pop("images")
     return Host(
         taken=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
