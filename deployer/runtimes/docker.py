@@ -148,7 +148,7 @@ class DockerRuntime:
 
         try:
             self._engine().images.get(reference)
-        except docker.errors.ImageNotFound:
+        except docker.errors.NotFound:  # Podman says it in other words than Docker
             return False
         return True
 
