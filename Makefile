@@ -1,11 +1,12 @@
 # make up      a model that answers, from nothing        make test    everything that must hold
 # make down    stop it                                   make bench   ratios, measured in one run
+# make images  every image, proven; image-NAME-VARIANT: one
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench docs golden picture compat-data lock clean
+.PHONY: up down check test lint types unit e2e bench bench-images docs golden picture compat-data images lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -33,6 +34,10 @@ e2e: $(VENV)/.developer
 bench: $(VENV)/.developer
 	$(BIN)/python benchmarks/run.py
 
+# Sizes and build times of the images; hours with CUDA ones: ARGS="size transformers:cu130", "naive …" or "again".
+bench-images: $(VENV)/.developer
+	$(BIN)/python benchmarks/images.py $(or $(ARGS),again)
+
 # docs/checks.md and docs/check.schema.json, made again from the code.
 docs: $(VENV)/.developer
 	$(BIN)/python docs/checks.py docs
@@ -48,14 +53,16 @@ picture: $(VENV)/.developer
 compat-data: $(VENV)/.developer
 	$(BIN)/python docs/refresh_compat.py $(WRITE)
 
-# The locks of the images, made again from requirements.in; review the difference before you commit it.
-LOCK = uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11
-LINUX = --python-platform x86_64-manylinux_2_28 --only-binary :all:
-lock:
-	cd images/transformers && $(LOCK) $(LINUX) requirements.in -o requirements-cu130.txt
-	cd images/transformers && $(LOCK) $(LINUX) requirements.in -o requirements-cpu.txt \
-		$(if $(WHEELHOUSE),--find-links $(WHEELHOUSE),--index https://download.pytorch.org/whl/cpu)
-	cd images/gateway && $(LOCK) --universal requirements.in -o requirements.txt
+# Every image, built and proven from inside; `make image-transformers-cu130` is one. ARGS="--push --registry HOST/PATH"
+images: $(VENV)/.installed
+	$(BIN)/deployer build --all $(ARGS)
+
+image-%: $(VENV)/.installed
+	$(BIN)/deployer build $(subst -,:,$*) $(ARGS)
+
+# The locks of the images, made again, with what changed; review the difference before you commit it.
+lock: $(VENV)/.installed
+	$(BIN)/deployer build --lock $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

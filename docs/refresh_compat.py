@@ -13,84 +13,40 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import io
 import os
 import re
 import ssl
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from deployer.errors import SourceUnreachable
 from deployer.fetch.index import default_index
+from deployer.fetch.wheel import Listed, listing, metadata, opened
 from deployer.quantity import at_least, parse_version
 
 DATA = Path(__file__).resolve().parent.parent / "deployer/compat/data"
-SIMPLE = "application/vnd.pypi.simple.v1+json"
 OLDEST = "2.6"  # the first row of torch.tsv
 MACHINES = ("x86_64", "aarch64")
 
 
-class Ranges(io.RawIOBase):
-    """A file at `url`, read in ranges. Raises OSError when the server has no ranges or stops answering."""
-
-    def __init__(self, client: httpx.Client, url: str) -> None:
-        self._client, self._url, self._at = client, url, 0
-        self.size = self._ask(0, 0)[1]
-
-    def _ask(self, first: int, last: int) -> tuple[bytes, int]:
-        try:
-            answer = self._client.get(self._url, headers={"Range": f"bytes={first}-{last}"})
-        except httpx.HTTPError as error:
-            raise OSError(f"{self._url}: {error}") from error
-        if answer.status_code != 206:
-            raise OSError(f"{self._url} answers HTTP {answer.status_code} to a range")
-        return answer.content, int(answer.headers["content-range"].rpartition("/")[2])
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        last = min(self._at + len(buffer), self.size) - 1
-        if last < self._at:
-            return 0
-        content, _ = self._ask(self._at, last)
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
+def wheels(client: httpx.Client, index: str, package: str) -> list[Listed]:
+    """The wheels of `package` that are not withdrawn. Raises SourceUnreachable where there are none."""
+    found = [f for f in listing(client, index, package) if f.name.endswith(".whl") and not f.yanked]
+    if not found:
+        raise SourceUnreachable(f"{index} has no wheels of {package}")
+    return found
 
 
-def wheels(client: httpx.Client, index: str, package: str) -> list[dict[str, Any]]:
-    """The files of `package`, as the simple API lists them. Raises OSError without an answer."""
-    try:
-        answer = client.get(f"{index.rstrip('/')}/{package}/", headers={"Accept": SIMPLE})
-        answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()["files"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise OSError(f"{index} does not list {package}: {error}") from error
-    return [f for f in found if f["filename"].endswith(".whl") and not f.get("yanked")]
-
-
-def about(client: httpx.Client, url: str) -> dict[str, Any]:
+def about(client: httpx.Client, file: Listed) -> dict[str, Any]:
     """`{"cuda", "cudnn", "archs": {cuda: (machine or "", capabilities)}}` of one torch wheel."""
-    with zipfile.ZipFile(io.BufferedReader(Ranges(client, url), 1 << 18)) as wheel:
-        names = wheel.namelist()
-        metadata = wheel.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
+    with opened(client, file) as wheel:
+        demands = "\n".join(metadata(wheel).get_all("Requires-Dist", ()))
         version = wheel.read("torch/version.py").decode()
         cuda = re.search(r"^cuda(?:: [^=]+)? = ['\"](\d+\.\d+)", version, re.MULTILINE)
-        cudnn = re.search(r"^Requires-Dist: nvidia-cudnn-cu\d+ ?\(?==([\d.]+)", metadata, re.MULTILINE)
+        cudnn = re.search(r"^nvidia-cudnn-cu\d+ ?\(?==([\d.]+)", demands, re.MULTILINE)
         return {
             "cuda": cuda[1] if cuda else None,
             "cudnn": cudnn[1] if cudnn else None,
@@ -120,15 +76,15 @@ def derived(client: httpx.Client, index: str, known: list[list[str]]) -> list[li
     """The rows of torch.tsv as the wheels on `index` give them; where these are silent, those of `known`."""
     before = {(row[0], row[1]): row for row in known}
     found = dict(before)
-    links: dict[str, dict[str, str]] = {}
+    links: dict[str, dict[str, Listed]] = {}
     for file in wheels(client, index, "torch"):
         name = re.fullmatch(
-            r"torch-([\d.]+)(?:-\d+)?-cp312-cp312-\w*linux\w*?_(x86_64|aarch64)\.whl", file["filename"]
+            r"torch-([\d.]+)(?:-\d+)?-cp312-cp312-\w*linux\w*?_(x86_64|aarch64)\.whl", file.name
         )
         if name and at_least(name[1], OLDEST):
-            links.setdefault(name[1], {})[name[2]] = file["url"]
+            links.setdefault(name[1], {})[name[2]] = file
     for version, machines in sorted(links.items(), key=lambda item: parse_version(item[0])):
-        said = {machine: about(client, url) for machine, url in machines.items()}
+        said = {machine: about(client, file) for machine, file in machines.items()}
         default = said.get("x86_64", {}).get("cuda")
         if not default:
             sys.stderr.write(f"torch {version}: no CUDA build for x86_64 on the index, nothing derived\n")
@@ -158,8 +114,7 @@ def later_cudnn(client: httpx.Client, index: str) -> list[str]:
     rows = [line.split("\t") for line in (DATA / "cudnn.tsv").read_text().splitlines() if line[:1] != "#"]
     for family in ("12", "13"):
         last = [row[1] for row in rows if row[0] == family][-1]
-        names = [file["filename"] for file in wheels(client, index, f"nvidia-cudnn-cu{family}")]
-        versions = {name.split("-")[1] for name in names}
+        versions = {file.name.split("-")[1] for file in wheels(client, index, f"nvidia-cudnn-cu{family}")}
         newest = max(filter(re.compile(r"[\d.]+").fullmatch, versions), key=parse_version)
         said.append(f"nvidia-cudnn-cu{family}: newest {newest}, last row from {last}")
     return said
@@ -182,7 +137,7 @@ def main() -> int:
         try:
             rows = derived(client, index, known)
             cudnn = later_cudnn(client, index)
-        except OSError as error:
+        except (OSError, SourceUnreachable) as error:
             sys.stderr.write(f"error: {error}\n")
             return 1
     after = head + ["\t".join(row) + "\n" for row in rows]

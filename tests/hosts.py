@@ -160,7 +160,7 @@ NO_GPU = Host(
     toolkit=None,
     cdi=(),
     images={},
-    registry=None,
+    base=None,
     proxies=None,
     models=(),
 )

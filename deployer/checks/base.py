@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from deployer import resources
 from deployer.frozen import dataclass
-from deployer.host import ContainerRuntime, Host, Unknown
+from deployer.host import ContainerRuntime, Fact, Host, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding
 
@@ -119,6 +119,11 @@ def uses_containers(host: Host, profile: Profile) -> bool:
     if profile.requirements.gpu is not None:
         return True  # GPU engines come as images
     return host.runtime is not None and not isinstance(host.runtime, Unknown)
+
+
+def present(host: Host, profile: Profile) -> Fact[bool] | None:
+    """Whether the engine has the image of this profile; None where it was not asked for."""
+    return host.images.get(f"{profile.image}:{profile.variant}")
 
 
 def has(host: Host, tool: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from deployer import images
-from deployer.checks.base import Check, has, uses_containers
+from deployer.checks.base import Check, has, present, uses_containers
 from deployer.engines import engine
 from deployer.errors import QuestionError
 from deployer.host import Disk, Fact, Host, Unknown
@@ -36,10 +36,7 @@ def here(host: Host, profile: Profile) -> Fact[bool]:
     """Whether the image of the profile is on this host already; one that was not asked for is not."""
     if not uses_containers(host, profile):
         return False
-    facts = [host.images.get(tag, False) for tag in images.tags(profile.image, profile.variant)]
-    if True in facts:
-        return True
-    return next((fact for fact in facts if isinstance(fact, Unknown)), False)
+    return present(host, profile) or False
 
 
 @cache

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from deployer import compat
-from deployer.checks.base import NOT_ASKED, Check, route, uses_containers, wants_gpu
+from deployer import compat, images
+from deployer.checks.base import NOT_ASKED, Check, present, route, uses_containers, wants_gpu
 from deployer.checks.driver import NOT_LOADED, another_driver, number, version
 from deployer.checks.gpu import NONE_USABLE, TOO_FEW, capability, small, usable
 from deployer.compat.tables import cudnn_capabilities
 from deployer.errors import QuestionError
 from deployer.host import Gpu, Host, Unknown
-from deployer.images import recipe
+from deployer.images import Target
 from deployer.profile import Profile
 from deployer.quantity import at_least, parse_version
 from deployer.report import Finding, Outcome, failed, passed, skipped, unknown, warned
@@ -24,14 +24,18 @@ BELOW = "the cards miss the profile's own floor: gpu.compute_capability"
 def demand(image: str, variant: str) -> compat.Demand | None:
     """What the recipe's variant demands of a host; None where there is no such recipe."""
     try:
-        found = recipe.load(image).variant(variant)
+        return demand_of(images.target(image, variant))
     except QuestionError:
         return None
+
+
+def demand_of(target: Target) -> compat.Demand:
+    """What an image demands of a host, with the pins of all that it stands on."""
     return compat.demand_of(
-        f"{image}:{variant}",
-        pins=found.pins,
-        compute_capability=found.compute_capability,
-        min_driver=found.min_driver,
+        target.name,
+        pins={key: value for layer in target.line for key, value in layer.variant.pins.items()},
+        compute_capability=target.variant.compute_capability,
+        min_driver=target.variant.min_driver,
     )
 
 
@@ -200,12 +204,13 @@ def _cudnn(host: Host, profile: Profile) -> Finding:
 def _platform(host: Host, profile: Profile) -> Finding:
     """The image can be had for this machine's processor.
 
-    Why: a lock of x86-64 wheels installs nothing on aarch64; better known before the build than in its middle.
-    Pass: the image is here, or the recipe has what it needs for this architecture.
+    Why: a lock of x86-64 wheels or Debian packages installs nothing on aarch64; better known before the build than in
+        its middle.
+    Pass: the image is here, or its recipe, and those that it stands on, have what they need for this architecture.
     Warn: it has not, and the embedded runtime can stand in.
     Fail: it has not, and the profile needs containers.
     Skip: containers are not used, there is no such recipe, or the architecture is unknown.
-    Fix: another profile: llama.cpp is built for both.
+    Fix: another profile: llama.cpp is built for both; Debian packages are locked anew by deployer build --lock.
     """
     wanted = f"{profile.image}:{profile.variant} for this architecture"
     if not uses_containers(host, profile):
@@ -213,22 +218,35 @@ def _platform(host: Host, profile: Profile) -> Finding:
     if isinstance(host.system, Unknown):
         return unknown(wanted, host.system.reason)
     try:
-        found = recipe.load(profile.image)
-        found.variant(profile.variant)
+        found = images.target(profile.image, profile.variant)
     except QuestionError as error:
         return skipped(error.message, wanted)
-    if any(host.images.get(tag) is True for tag in recipe.tags(profile.image, profile.variant)):
+    if present(host, profile) is True:
         return passed(wanted, "it is here")
     bad = failed if profile.runtime == "docker" or wants_gpu(profile) else warned
-    platform = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}.get(host.system.architecture)
-    if platform is None:
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(host.system.architecture)
+    if architecture is None:
         return bad(wanted, host.system.architecture, "deployer serves x86_64 and aarch64")
-    bound = {source.package for source in found.sources if source.platform}
-    here = {source.package for source in found.sources if source.platform in (None, platform)}
-    if bound - here:
-        text = f"{', '.join(sorted(bound - here))} is pinned for other architectures only"
-        return bad(wanted, text, "choose a llamacpp profile: deployer profiles list")
-    return passed(wanted, platform)
+    if lacks := lacking(found, architecture):
+        return bad(wanted, *lacks)
+    return passed(wanted, f"linux/{architecture}")
+
+
+def lacking(target: Target, architecture: str) -> tuple[str, str] | None:
+    """What the image, or one that it is made with, lacks for this architecture (Debian's name), and what mends it."""
+    files, locks = set(), []
+    for recipe, variant in ((made.recipe, made.variant) for made in target.needed):
+        here = {
+            source.package for source in recipe.sources if source.platform in (None, f"linux/{architecture}")
+        }
+        files |= {source.package for source in recipe.sources} - here
+        locked = (recipe.folder / f"packages-{architecture}.tsv").exists()
+        locks += [recipe.name] if (recipe.packages or variant.packages) and not locked else []
+    if files:
+        text = f"{', '.join(sorted(files))} is pinned for other architectures only"
+        return text, "choose a llamacpp profile: deployer profiles list"
+    text = f"the Debian packages of {', '.join(locks)} are locked for other architectures only"
+    return (text, f"deployer build --lock {' '.join(locks)}") if locks else None
 
 
 def _here(host: Host, profile: Profile) -> Finding:
@@ -237,22 +255,19 @@ def _here(host: Host, profile: Profile) -> Finding:
     Why: building takes minutes and a way out; a machine without one needs the image beforehand.
     Pass: the engine has it.
     Warn: never.
-    Fail: never: what is not here is built, and network.registry says whether its base can be had.
+    Fail: never: what is not here is built, and network.base says whether its base can be had.
     Skip: it will be built, containers are not used, or the host was saved without it.
     Fix: deployer build, where there is a network.
     """
     wanted = f"{profile.image}:{profile.variant}"
     if not uses_containers(host, profile):
         return skipped("this profile will not run in containers here", wanted)
-    facts = [host.images[tag] for tag in recipe.tags(profile.image, profile.variant) if tag in host.images]
-    if not facts:
+    here = present(host, profile)
+    if here is None:
         return skipped("not asked: the host was saved without it, or by another version", wanted)
-    if any(fact is True for fact in facts):
-        return passed(wanted, "it is here")
-    for fact in facts:
-        if isinstance(fact, Unknown):
-            return unknown(wanted, fact.reason)
-    return skipped("it is not here: it will be built", wanted)
+    if isinstance(here, Unknown):
+        return unknown(wanted, here.reason)
+    return passed(wanted, "it is here") if here else skipped("it is not here: it will be built", wanted)
 
 
 def _ready(host: Host, profile: Profile) -> Finding:

@@ -1,11 +1,11 @@
-"""The port that clients will use, and the ways out: proxies, certificates, the registry."""
+"""The port that clients will use, and the ways out: proxies, certificates, the place of the OS base."""
 
 from __future__ import annotations
 
 import json
 import shlex
 
-from deployer.checks.base import Check, has, install, service, sudo, uses_containers
+from deployer.checks.base import Check, has, present, service, sudo, uses_containers
 from deployer.host import Answer, ContainerRuntime, Fact, Host, Proxies, Unknown
 from deployer.profile import Profile
 from deployer.quantity import format_duration
@@ -15,6 +15,9 @@ _NOT_ASKED = ("not asked", "not in the saved host")  # the only reasons that say
 _LOCAL = ("127.0.0.1", "localhost")
 _SLOW_S = 1.0
 _UNTRUSTED = "certificate not trusted"
+_REGISTRY = "/v2/"  # how the address of a registry ends, and never that of a Debian mirror
+_PLACE = "the place of the OS base"
+_OTHER_WAY = "check the network; or name the proxy: --proxy URL, or another Debian mirror: --apt-mirror URL"
 
 
 def _port(host: Host, profile: Profile) -> Finding:
@@ -76,21 +79,25 @@ def _proxy(host: Host, profile: Profile) -> Finding:
 def _engine_proxy(host: Host, profile: Profile) -> Finding:
     """The container engine knows of the proxy that this user needs.
 
-    Why: the engine pulls with settings of its own; a shell's proxy never reaches it, and the pull hangs.
+    Why: the engine pulls with settings of its own; a shell's proxy never reaches it, and the pull hangs. It pulls only
+        an OS base that --base names: all else is fetched by `deployer`, or by a build's own steps.
     Pass: it has a proxy as well, or this user has none.
-    Warn: this user has one, the engine has none, and the base of an image has to come from a registry.
+    Warn: this user has one, the engine has none, and the OS base of the image has to come from a registry.
     Fail: never.
-    Skip: no containers are used, nothing has to come from a registry, or it could not be asked.
-    Fix: "proxies" in /etc/docker/daemon.json and a restart of the engine; builds take theirs from
-        ~/.docker/config.json.
+    Skip: no containers are used, the engine has nothing to pull, or it could not be asked.
+    Fix: "proxies" in /etc/docker/daemon.json and a restart of the engine; builds take theirs from --proxy, or from
+        the environment.
     """
     if not uses_containers(host, profile):
         return skipped("no containers are used")
     wanted = "a proxy for the container engine too"
     if host.proxies is None:
         return passed(wanted, "this user has none")
-    if host.registry is None:
-        return skipped("nothing has to come from a registry")
+    base = _base_for(host, profile)
+    if isinstance(base, Unknown):
+        return unknown(wanted, base.reason)
+    if base is None or not base.url.endswith(_REGISTRY):
+        return skipped("the engine has nothing to pull")
     if isinstance(host.proxies, Unknown):
         return unknown(wanted, host.proxies.reason)
     engine = host.runtime
@@ -119,37 +126,30 @@ def _give_proxy(host: Host, engine: ContainerRuntime, proxies: Proxies) -> str:
     return f"put {text} into {place}, then {restart or 'restart the container engine'}"
 
 
-def _registry(host: Host, profile: Profile) -> Finding:
-    """The registry that the images' base comes from answers, where something has to come from it.
+def _base(host: Host, profile: Profile) -> Finding:
+    """The place that the OS base of images comes from answers, where something has to come from it.
 
-    Why: a build that cannot have its base ends at its first step.
-    Pass: it answers; HTTP 401 is its way to ask for a token, which the engine gets by itself.
-    Warn: it does not answer, or says that it is ill; the base can also be made from the Debian archive.
+    Why: it is a Debian mirror, or the registry of the image that --base names; a build that cannot have its base ends
+        at its first step.
+    Pass: it answers; HTTP 401 is a registry's way to ask for a token, which the engine gets by itself.
+    Warn: it does not answer, refuses, or says that it is ill; packages that were fetched before need no mirror.
     Fail: never.
     Skip: no containers are used, nothing has to come from it, or it could not be asked.
-    Fix: mend network or proxy, or, with debootstrap and as root, --base archive.
+    Fix: mend the network, or name the proxy (--proxy URL) or another mirror (--apt-mirror URL).
     """
     if not uses_containers(host, profile):
         return skipped("no containers are used")
-    if host.registry is None:
+    base = _base_for(host, profile)
+    if base is None:
         return skipped("nothing has to come from it")
-    wanted = "a registry that answers"
-    if isinstance(host.registry, Unknown):
-        if host.registry.reason in _NOT_ASKED:
-            return unknown(wanted, host.registry.reason)
-        return warned(wanted, f"it does not answer: {host.registry.reason}", _archive(host))
-    found = f"{host.registry.url} answers HTTP {host.registry.status}"
-    return warned(wanted, found, _archive(host)) if host.registry.status >= 500 else passed(wanted, found)
-
-
-def _archive(host: Host) -> str:
-    hint = "check network and proxy"
-    if has(host, "debootstrap"):
-        return f"{hint}; or make the base from the Debian archive: {sudo(host, 'deployer up --base archive')}"
-    command = install(host, "debootstrap")
-    return (
-        f"{hint}; or for a base from the Debian archive: {command}, then --base archive" if command else hint
-    )
+    wanted = "a place for the OS base that answers"
+    if isinstance(base, Unknown):
+        if base.reason in _NOT_ASKED or isinstance(host.runtime, Unknown):
+            return unknown(wanted, base.reason)  # whether it is needed, an engine has to say first
+        return warned(wanted, f"it does not answer: {base.reason}", _OTHER_WAY)
+    found = f"{base.url} answers HTTP {base.status}"
+    good = base.status < 400 or (base.status == 401 and base.url.endswith(_REGISTRY))
+    return passed(wanted, found) if good else warned(wanted, found, _OTHER_WAY)
 
 
 def _certificate(host: Host, profile: Profile) -> Finding:
@@ -170,23 +170,28 @@ def _certificate(host: Host, profile: Profile) -> Finding:
             hint = "name your company's certificates: --ca-cert FILE, or export SSL_CERT_FILE=FILE"
             if "not yet valid" in answer.reason or "expired" in answer.reason:
                 hint = f"is the machine's clock right? It says {host.taken}; else {hint}"
-            elif name == _REGISTRY and uses_containers(host, profile):
-                hint += "; the engine needs them in the system's trust store, and a restart"
+            elif name == _PLACE:
+                hint += (
+                    "; if it is a registry, the engine needs them in the system's trust store, and a restart"
+                )
             return warned(wanted, f"{name}: {answer.reason}", hint)
     if good := [n for n, a in answers.items() if isinstance(a, Answer) and a.url.startswith("https")]:
         return passed(wanted, ", ".join(good))
     return skipped("nothing was asked over TLS, or nothing answered", wanted)
 
 
-_REGISTRY = "the registry"
-
-
 def _answers(host: Host, profile: Profile) -> dict[str, Fact[Answer]]:
     """What was asked for this profile, by name."""
     found = dict(host.sources) if profile.model.source.startswith("hf://") else {}
-    if uses_containers(host, profile) and host.registry is not None:
-        found[_REGISTRY] = host.registry
+    base = _base_for(host, profile) if uses_containers(host, profile) else None
+    if base is not None:
+        found[_PLACE] = base
     return found
+
+
+def _base_for(host: Host, profile: Profile) -> Fact[Answer | None]:
+    """The place that this profile's image needs its OS base from; None where the image is here already."""
+    return None if present(host, profile) is True else host.base
 
 
 def _slow(host: Host, profile: Profile) -> Finding:
@@ -197,7 +202,7 @@ def _slow(host: Host, profile: Profile) -> Finding:
     Warn: one takes longer.
     Fail: never.
     Skip: nothing was asked, nothing answered, or nobody measured how long it took.
-    Fix: look at name server and proxy; a mirror that is nearer goes into HF_ENDPOINT or --index-url.
+    Fix: look at name server and proxy; a mirror that is nearer goes into HF_ENDPOINT, --apt-mirror or --index-url.
     """
     wanted = f"answers within {format_duration(_SLOW_S)}"
     answers = [a for a in _answers(host, profile).values() if isinstance(a, Answer)]
@@ -216,7 +221,7 @@ CHECKS = (
     Check("network.port", _port, pains=(37,)),
     Check("network.proxy", _proxy, pains=(30,), advice=True),
     Check("network.engine_proxy", _engine_proxy, pains=(30,), advice=True),
-    Check("network.registry", _registry, pains=(30,), advice=True),
+    Check("network.base", _base, pains=(30,), advice=True),
     Check("network.certificate", _certificate, pains=(30,), advice=True),
     Check("network.slow", _slow, advice=True),
 )

@@ -8,6 +8,7 @@ from deployer.checks.base import (
     has,
     has_gpu,
     install,
+    present,
     route,
     service,
     sudo,
@@ -258,18 +259,16 @@ def _buildx(host: Host, profile: Profile) -> Finding:
     Skip: containers are not used, no runtime answers, Podman stands in for docker, or it could not be asked.
     Fix: the package of the plug-in.
     """
-    from deployer.images.recipe import tags
-
     wanted = "docker with buildx"
     engine = asked(host, profile, wanted)
     if isinstance(engine, Finding):
         return engine
     if engine.buildx is True:
         return passed(wanted, "there")
-    here = [host.images.get(tag, Unknown("not asked")) for tag in tags(profile.image, profile.variant)]
-    if any(fact is True for fact in here):
+    here = present(host, profile)
+    if here is True:
         return passed(wanted, "not needed: the image is here")
-    for fact in (engine.buildx, *here):
+    for fact in (engine.buildx, Unknown("not asked") if here is None else here):
         if isinstance(fact, Unknown):
             return unknown(wanted, fact.reason)
     if engine.kind == "podman" and has(host, "docker"):

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("deployer.cli.chat", "Talk to a deployment."),
     "pull": ("deployer.cli.pull", "Fetch and verify a profile's model."),
     "build": ("deployer.cli.build", "Build container images."),
+    "images": ("deployer.cli.images", "Look into images, ours and others; list and remove ours."),
     "compat": ("deployer.cli.compat", "Say which CUDA, torch and images run on which driver and GPU."),
     "profiles": ("deployer.cli.profiles", "List, show and validate profiles."),
 }
@@ -73,6 +74,10 @@ class Commands(click.Group):
 def app(ctx: click.Context, home: str | None) -> None:
     """From a bare machine to a private, verified model that answers, in one command."""
     ctx.obj = home
+    if ctx.invoked_subcommand in ("build", "up", "pull"):
+        from deployer.cli import settings
+
+        ctx.default_map = settings.defaults()
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -121,17 +121,16 @@ def _tried(found: Host, here: Place, candidates: Sequence[Profile]) -> Host:
 
     wanted = [(p.image, p.variant) for p in candidates if p.engine == "transformers"]
     known = [("transformers", "cu130"), ("gateway", "cpu"), ("transformers", "cpu")]
-    tags = tuple(dict.fromkeys(tag for pair in (*wanted, *known) for tag in images.tags(*pair)))
+    tags = tuple(dict.fromkeys(tag for pair in (*wanted, *known) if (tag := images.tag(*pair))))
     screen = show.Screen()
 
     def make() -> str:
         """The smallest image with Python; GPU profiles need it anyway."""
-        from deployer.images import base, builder
+        from deployer.images import builder
 
-        recipe = images.load("gateway")
-        variant = recipe.variant("cpu")
-        settings = builder.BuildSettings(base.choose(recipe, variant, here.runtime("docker").has_image))
-        return builder.build(recipe, variant, settings, home=here.home, web=here.web, progress=screen)
+        target = images.target("gateway", "cpu")
+        builder.build((target,), builder.BuildSettings(), home=here.home, web=here.web, progress=screen)
+        return target.reference
 
     return replace(found, deep=ways.tried(found, here.docker, tags, make, screen))
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deployer import compat, host
-from deployer.checks.image import toolkit_version
+from deployer.checks.image import demand_of, toolkit_version
 from deployer.cli import show
 from deployer.cli.place import place
 from deployer.compat import Demand, Device, Injection, Verdict
@@ -189,7 +189,7 @@ def _demands(image: str | None, cuda: str | None, requires: str | None) -> Itera
         name, _, variant = image.partition(":")
         recipe = images.load(name)
         for one in (recipe.variant(variant),) if variant else recipe.variants:
-            yield _of(name, one)
+            yield demand_of(images.target(name, one.name))
     if requires is not None:
         try:
             yield compat.demand_of_condition(requires, cuda)
@@ -200,20 +200,13 @@ def _demands(image: str | None, cuda: str | None, requires: str | None) -> Itera
 
 
 def _ours() -> Iterator[Demand]:
+    """Of every image that has an engine; the others are what those stand on."""
     from deployer import images
 
     for name in images.names():
-        for variant in images.load(name).variants:
-            yield _of(name, variant)
-
-
-def _of(name: str, variant: Any) -> Demand:
-    return compat.demand_of(
-        f"{name}:{variant.name}",
-        pins=variant.pins,
-        compute_capability=variant.compute_capability,
-        min_driver=variant.min_driver,
-    )
+        recipe = images.load(name)
+        for variant in recipe.variants if recipe.engine else ():
+            yield demand_of(images.target(name, variant.name))
 
 
 def _matrix(asked: Asked, every: bool) -> list[tuple[Demand, dict[str, Verdict]]]:

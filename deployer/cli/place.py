@@ -21,9 +21,10 @@ from deployer.profile import Profile
 if TYPE_CHECKING:
     from deployer import runtimes
     from deployer.fetch import Web
+    from deployer.images.bake import BuildSettings
 
 
-REGISTRY = "https://registry-1.docker.io/v2/"  # where the default OS base comes from
+MIRROR = "http://deb.debian.org"  # as in images/debian.py, which takes too long to import for `check`
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Place:
     index_url: str | None = None
     ca_cert: str | None = None
     wheelhouse: str | None = None
+    apt_mirror: str | None = None
+    proxy: str | None = None
+    base: str = images.ARCHIVE
 
     @property
     def web(self) -> Web:
@@ -50,6 +54,18 @@ class Place:
             token=get("HF_TOKEN"),
             ca=Path(ca) if ca and Path(ca).is_file() else None,
             wheelhouse=Path(wheels).absolute() if wheels and Path(wheels).is_dir() else None,
+            proxy=self.proxy,
+        )
+
+    def settings(self, **more: Any) -> BuildSettings:
+        """How images are built here: with what the ways out and the environment say, and `more`."""
+        from deployer.images.bake import BuildSettings
+
+        proxy = self.proxy or _proxy("https") or _proxy("http")
+        if proxy and not self.proxy and any(name in proxy for name in ("//localhost", "//127.", "//[::1]")):
+            proxy = None  # this machine's own; a build would ask itself
+        return BuildSettings(
+            base=self.base, apt_mirror=self.apt_mirror, proxy=proxy, no_proxy=_proxy("no"), **more
         )
 
     def runtime(self, name: str) -> runtimes.Runtime:
@@ -102,13 +118,27 @@ class Place:
             temporary=Path(os.environ.get("TMPDIR") or "/tmp"),
             ports=ports,
             urls=tuple(sorted(urls)),
-            registry=REGISTRY,
-            images=tuple(
-                dict.fromkeys(tag for wanted in profiles for tag in images.tags(wanted.image, wanted.variant))
-            ),
+            base=self._base_address(),
+            images={
+                f"{p.image}:{p.variant}": tag
+                for p in profiles
+                if (tag := images.tag(p.image, p.variant, self.base))
+            },
             proxies={scheme: found for scheme in ("http", "https", "no") if (found := _proxy(scheme))},
             root=Path(os.environ.get("DEPLOYER_ROOT") or "/"),
         )
+
+    def _base_address(self) -> str:
+        """What to ask of the place that the OS base comes from: a Debian mirror, or a registry."""
+        if self.base == images.ARCHIVE:
+            return f"{(self.apt_mirror or MIRROR).rstrip('/')}/debian/dists/bookworm/InRelease"
+        registry, slash, _ = self.base.partition("/")
+        if not slash or not (registry == "localhost" or "." in registry or ":" in registry):
+            registry = "docker.io"
+        if registry in ("docker.io", "index.docker.io"):
+            registry = "registry-1.docker.io"
+        scheme = "http" if registry.split(":")[0] in ("localhost", "127.0.0.1") else "https"
+        return f"{scheme}://{registry}/v2/"
 
 
 def place(
@@ -117,13 +147,25 @@ def place(
     index_url: str | None = None,
     ca_cert: str | None = None,
     wheelhouse: str | None = None,
+    apt_mirror: str | None = None,
+    proxy: str | None = None,
+    base: str | None = None,
 ) -> Place:
     """The surroundings of this command."""
     home = ctx.obj or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "deployer"
     # A dead network disk must not hold this up.
     if gather({"file": Path(home).is_file}, limit=0.1)["file"] is True:
         raise QuestionError(f"{home} is a file", hint="name a folder with --home or $DEPLOYER_HOME")
-    return Place(Home(Path(home).absolute()), _engine_address(), index_url, ca_cert, wheelhouse)
+    return Place(
+        Home(Path(home).absolute()),
+        _engine_address(),
+        index_url,
+        ca_cert,
+        wheelhouse,
+        apt_mirror,
+        proxy,
+        base or images.ARCHIVE,
+    )
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,9 +183,17 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--index-url", metavar="URL", help="Python package index.  [default: pip's]"),
         click.option(
+            "--apt-mirror",
+            metavar="URL",
+            help="Stands for http://deb.debian.org; on a base of another system, for its archive.",
+        ),
+        click.option(
+            "--proxy", metavar="URL", help="Proxy for downloads and builds.  [default: $https_proxy]"
+        ),
+        click.option(
             "--base",
-            metavar="REF|archive",
-            help="OS base of images: a reference, or `archive` to make it from the Debian archive.",
+            metavar="archive|REF",
+            help="OS base of images: `archive`, made from locked Debian packages, or a registry's image.",
         ),
     ):
         function = option(function)

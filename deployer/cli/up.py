@@ -10,8 +10,7 @@ from deployer import checks, host, images, plan, profile
 from deployer.cli import show
 from deployer.cli.place import Place, build_options, place
 from deployer.errors import BuildError, Refused
-from deployer.images import base as bases
-from deployer.images.builder import BuildSettings
+from deployer.images import buildkit
 from deployer.plan import Choice, Record, World
 from deployer.profile import Profile
 from deployer.quantity import format_duration
@@ -35,6 +34,7 @@ from deployer.report import Outcome
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     profile_name: str | None,
     name: str | None,
     runtime: str | None,
@@ -42,10 +42,7 @@ def command(
     dry_run: bool,
     stall: float,
     as_json: bool,
-    base: str | None,
-    index_url: str | None,
-    ca_cert: str | None,
-    wheelhouse: str | None,
+    **ways: str | None,
 ) -> None:
     """Bring up PROFILE: check, build, pull, launch, and prove that it answers.
 
@@ -53,19 +50,18 @@ def command(
     taken. A second `up` of the same profile changes nothing; a changed profile replaces the deployment.
     After any interruption the same command goes on from where it was.
     """
-    here = place(ctx, index_url=index_url, ca_cert=ca_cert, wheelhouse=wheelhouse)
+    here = place(ctx, **ways)
     screen = show.Screen(quiet=False)
     wanted, reasons, facts = _choose(here, profile_name, name, port)
     label = name or wanted.name
     with here.home.lock(f"deployment-{label}", waiting=lambda who: screen.say(f"waiting for {who}")):
         here.home.sweep()
         chosen = plan.choose_runtime(facts, wanted, runtime)
-        the_base = base or images.DEFAULT_BASE
-        if chosen[0] == "docker" and not base:
+        if chosen[0] == "docker":
+            image = images.target(wanted.image, wanted.variant, here.base)
             try:
-                recipe = images.load(wanted.image)
-                has_image = here.runtime("docker").has_image
-                the_base = bases.choose(recipe, recipe.variant(wanted.variant), has_image)
+                if not here.runtime("docker").has_image(image.reference):
+                    buildkit.require_buildx()
             except BuildError as error:
                 chosen = plan.without_images(wanted, runtime, error)
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
@@ -75,7 +71,7 @@ def command(
             wanted,
             home=here.home,
             runtime=chosen,
-            base=the_base,
+            base=here.base,
             name=name,
             port=port,
             reasons=reasons,
@@ -87,7 +83,7 @@ def command(
         if dry_run:
             click.echo(plan.as_json(choice, steps) if as_json else _plan(choice, steps))
             return
-        world = World(here.home, here.web, BuildSettings(the_base), runs, here.runtime, screen, facts, stall)
+        world = World(here.home, here.web, here.settings(), runs, here.runtime, screen, facts, stall)
         there = plan.already_up(choice, steps, world)
         if there is None:
             for reason in choice.reasons:

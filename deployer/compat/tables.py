@@ -105,10 +105,18 @@ def first_cuda(capability: str) -> str | None:
 def cudnn_capabilities(cudnn: str, cuda: str) -> tuple[tuple[str, ...], str] | None:
     """Compute capabilities that this cuDNN has code for, and its first version of that kind; None: not known."""
     found = None
-    for family, since, capabilities, _ in rows("cudnn.tsv"):
+    for family, since, capabilities, _, ends in rows("cudnn.tsv"):
         if family == cuda.split(".")[0] and at_least(cudnn, since):
             found = tuple(capabilities.split()), since
+            if ends != "-" and at_least(cudnn, ends):
+                return None
     return found
+
+
+def cudnn_ends(cuda: str) -> str | None:
+    """The first cuDNN that is not made for this CUDA's major version any more: `"11.8"` → `"9.11.0"`."""
+    found = {row[4] for row in rows("cudnn.tsv") if row[0] == cuda.split(".")[0]} - {"-"}
+    return min(found, key=parse_version, default=None)
 
 
 @cache

@@ -31,7 +31,7 @@ class Web:
 
     `index=None` means the one that pip is configured for. `wheelhouse` is a folder of wheels that need no
     index. `ca` names a file of certificates that are trusted besides the system's; `token` goes to the hub
-    and nowhere else.
+    and nowhere else. `proxy` stands for those of the environment.
     """
 
     index: str | None = None
@@ -39,9 +39,10 @@ class Web:
     token: str | None = field(default=None, repr=False)
     ca: Path | None = None
     wheelhouse: Path | None = None
+    proxy: str | None = field(default=None, repr=False)
 
     def client(self) -> httpx.Client:
-        """A client with time limits; proxies come from the environment, as httpx reads it."""
+        """A client with time limits; without `proxy`, proxies come from the environment, as httpx reads it."""
         import ssl
 
         import httpx
@@ -56,7 +57,7 @@ class Web:
         if self.ca:
             context.load_verify_locations(self.ca)
         timeout = httpx.Timeout(STALL_S, connect=15.0)
-        return httpx.Client(verify=context, timeout=timeout, follow_redirects=True)
+        return httpx.Client(verify=context, timeout=timeout, follow_redirects=True, proxy=self.proxy)
 
 
 def free_bytes(folder: Path) -> int:

@@ -35,9 +35,9 @@ class Questions:
     """What to ask beyond the machine itself, and where the machine's own files are.
 
     `models`, `engines` and `temporary` are the folders whose file systems matter, `ports` the TCP ports that
-    should be free, `urls` the places that models would come from, `registry` the one that images would come
-    from, `images` references of which the engine is asked whether it has them. `root` is where the machine's
-    `/` is: elsewhere in tests, and for a container that has the host's files mounted.
+    should be free, `urls` the places that models would come from, `base` the one that the OS base of images would
+    come from, `images` references of which the engine is asked whether it has them, by `name:variant`. `root` is
+    where the machine's `/` is: elsewhere in tests, and for a container that has the host's files mounted.
     """
 
     models: Path
@@ -46,8 +46,8 @@ class Questions:
     temporary: Path = Path("/tmp")
     ports: tuple[int, ...] = ()
     urls: tuple[str, ...] = ()
-    registry: str | None = None
-    images: tuple[str, ...] = ()
+    base: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)
     root: Path = Path("/")
 

@@ -32,9 +32,9 @@ class Host:
     """What is there at one moment. None means that there is none, or that it does not apply here.
 
     `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that
-    its library speaks, `nvml_driver` the version that NVML gives (Windows's driver under WSL). `images` are
-    references asked for and whether the engine has them; `registry` is None when nothing has to come from it.
-    `models` are the names in the store. `deep` is what `check --deep` tried, None where it was not asked to.
+    its library speaks, `nvml_driver` the version that NVML gives (Windows's driver under WSL). `images` says by
+    `name:variant` whether the engine has them; `base` is the place of their OS base, None when nothing has to come
+    from it. `models` are the names in the store. `deep` is what `check --deep` tried, None where it was not asked to.
     """
 
     taken: str
@@ -63,7 +63,7 @@ class Host:
     toolkit: Fact[Toolkit | None] = NOT_ASKED
     cdi: Fact[tuple[Specification, ...]] = NOT_ASKED
     images: Mapping[str, Fact[bool]] = field(default_factory=dict)
-    registry: Fact[Answer | None] = NOT_ASKED
+    base: Fact[Answer | None] = NOT_ASKED
     proxies: Fact[Proxies | None] = NOT_ASKED
     models: Fact[tuple[str, ...]] = NOT_ASKED
     nvml_driver: Fact[str] = NOT_ASKED
@@ -103,7 +103,7 @@ def probe(ask: Questions) -> Host:
         "nvml": partial(nvml.nvml, ask),
         "runtime": engine.ask,
         "images": present.ask,
-        "registry": partial(_registry, present, ask),
+        "base": partial(_base, present, ask),
         "proxies": partial(network.proxies, ask),
         "models": partial(disk.entries, ask.models),
         **{f"port {n}": partial(network.port, n, ask) for n in ask.ports},
@@ -174,11 +174,11 @@ def _images_disk(engine: _Shared, ask: Questions) -> Disk | Unknown:
 def _present(engine: _Shared, ask: Questions) -> dict[str, Fact[bool]]:
     if engine.take() is None:
         return dict.fromkeys(ask.images, False)
-    return gather({name: partial(runtime.present, name, ask) for name in ask.images})
+    return gather({name: partial(runtime.present, tag, ask) for name, tag in ask.images.items()})
 
 
-def _registry(present: _Shared, ask: Questions) -> Answer | None:
+def _base(present: _Shared, ask: Questions) -> Answer | None:
     """Asked only where something would have to come from there."""
-    if ask.registry is None or not ask.images or any(here is True for here in present.take().values()):
+    if ask.base is None or not ask.images or all(here is True for here in present.take().values()):
         return None
-    return network.answer(ask.registry, ask)
+    return network.answer(ask.base, ask)

@@ -66,7 +66,7 @@ class Cpu:
 
 _TOOLS = (
     *("apt-get", "apt-mark", "dnf", "yum", "zypper", "pacman", "apk", "nixos-rebuild", "snap", "sudo"),
-    *("docker", "podman", "debootstrap", "systemctl", "modprobe", "mokutil", "update-initramfs", "dracut"),
+    *("docker", "podman", "systemctl", "modprobe", "mokutil", "update-initramfs", "dracut"),
     *("nvidia-ctk", "nvidia-smi", "nvidia-modprobe", "setsebool", "ss", "ps", "usermod", "timedatectl"),
 )
 # Hypervisors by what the firmware calls itself; the names are systemd-detect-virt's.

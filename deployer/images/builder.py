@@ -1,194 +1,307 @@
-"""Builds a recipe with BuildKit, through `docker buildx`, from verified sources."""
+"""Builds targets: gets what is pinned, lays it out as folders for BuildKit, runs it, and names what came out."""
 
 from __future__ import annotations
 
-import re
+import hashlib
+import os
 import shlex
+import shutil
 import subprocess
-from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from deployer import resources
-from deployer.errors import BuildError, NoSpace
+from deployer.errors import BuildError, HashMismatch, NoSpace
 from deployer.fetch import Web, download, free_bytes
 from deployer.fetch.index import find_file
-from deployer.frozen import dataclass
 from deployer.home import Home
-from deployer.images import base as bases
-from deployer.images.recipe import DEFAULT_BASE, Recipe, Variant, tag
+from deployer.images import bake, buildkit, debian, digests
+from deployer.images.bake import PLATFORMS, BuildSettings
+from deployer.images.lock import parse
+from deployer.images.recipe import Recipe, Source
+from deployer.images.target import ARCHIVE, OS, PROOF, Target
 from deployer.progress import Progress
 from deployer.quantity import format_size
 
-_STEP = re.compile(r"#\d+ (\[(?!internal|context)[^\]]+\] (?!FROM|WORKDIR).+)")
-_NINJA = re.compile(r"#\d+ [\d.]+ \[(\d+)/(\d+)\] ")
-_CAUSES = (
-    ("no space left on device", "the disk is full: docker system df shows what can go"),
-    ("CERTIFICATE_VERIFY_FAILED", "a certificate is not trusted in the build: --ca-cert FILE"),
-    ("invalid peer certificate", "a certificate is not trusted in the build: --ca-cert FILE"),
-    ("Hash mismatch", "a wheel differs from the lock: the mirror serves other bytes than were locked"),
-    ("Temporary failure resolving", "names do not resolve inside builds: check the engine's DNS settings"),
-    (
-        "No solution found",
-        "the index or wheelhouse lacks a locked version: --index-url URL, --wheelhouse DIR",
-    ),
-    ("error sending request", "the package index cannot be reached from the build: --index-url URL, --proxy"),
-)
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """`base` is the OS base: a reference, or `archive` for one made from the Debian archive."""
-
-    base: str = DEFAULT_BASE
-    no_cache: bool = False
-
-
-def build_command(
-    recipe: Recipe,
-    variant: Variant,
-    settings: BuildSettings,
-    base_ref: str,
-    home: Home,
-    web: Web,
-    empty: Path,
-) -> list[str]:
-    """The `docker buildx build` command line for one image; `empty` stands in for a missing wheelhouse."""
-    command = ["docker", "buildx", "build", "--progress=plain", "--load", "--provenance=false"]
-    command += ["-t", tag(recipe, variant, settings.base), "--build-arg", f"BASE={base_ref}"]
-    command += ["--build-context", f"sources={home.sources}"]
-    if recipe.package:
-        command += ["--build-context", f"package={resources.PACKAGE}"]
-    if variant.requirements:
-        command += ["--build-context", f"wheelhouse={web.wheelhouse or empty}"]
-        command += ["--build-arg", f"REQUIREMENTS={variant.requirements}"]
-        if web.index:
-            command += ["--build-arg", f"INDEX_URL={web.index}"]
-        if variant.extra_index:
-            command += ["--build-arg", f"EXTRA_INDEX_URL={variant.extra_index}"]
-    if web.ca:
-        command += ["--secret", f"id=ca,src={web.ca}"]
-    if settings.no_cache:
-        command.append("--no-cache")
-    for key, value in _labels(recipe, variant, settings).items():
-        command += ["--label", f"{key}={value}"]
-    return [*command, str(recipe.folder)]
+__all__ = ["BuildSettings", "build", "fetch_sources"]
 
 
 def build(
-    recipe: Recipe, variant: Variant, settings: BuildSettings, *, home: Home, web: Web, progress: Progress
-) -> str:
-    """Builds the image and returns its reference; what is half-built stays in BuildKit's cache only.
+    targets: tuple[Target, ...], settings: BuildSettings, *, home: Home, web: Web, progress: Progress
+) -> dict[str, str]:
+    """Makes the images of `targets`; afterwards each is on this engine, or pushed, under its references.
 
-    Raises BuildError with the failing step's last lines and, if known, the cause.
+    Returns the digest of each by target key: of the pushed manifest, or of the image as the engine names it.
+
+    What is half-built stays in BuildKit's cache only. Raises BuildError with the failing step's last lines and,
+    if known, the cause; NoSpace before anything is fetched when the engine's disk is too small.
     """
-    bases.require_buildx()
-    reference = tag(recipe, variant, settings.base)
-    _room_for(variant)
-    base_ref = bases.resolve(settings.base, home, progress, fresh=settings.no_cache)
-    fetch_sources(recipe, home=home, web=web, progress=progress)
-    with home.scratch("wheelhouse") as empty:
-        command = build_command(recipe, variant, settings, base_ref, home, web, empty)
-        progress.say(f"build: {recipe.name}:{variant.name}")
-        _run(command, f"{recipe.name}:{variant.name}", progress)
-    size = int(_inspect(reference, "{{.Size}}"))
-    if size > variant.budget:
-        raise BuildError(
-            f"{reference} is {format_size(size)}, over its budget of {format_size(variant.budget)}",
-            hint=f"docker history {reference}",
+    buildkit.require_buildx()
+    title = ", ".join(t.name for t in targets)
+    _room_for(targets, settings)
+    made = tuple({t.key: t for wanted in targets for t in wanted.needed}.values())
+    architecture = architecture_of(settings.platform)
+    epoch = debian.read(debian.lock_file(resources.folder("images") / OS, architecture)).epoch
+    contexts = {}
+    for target in made:
+        contexts[target.key] = _contexts(target, settings, architecture, epoch, home, web, progress)
+    with home.scratch("build") as scratch:
+        scratch.chmod(0o700)
+        definition = bake.definition(
+            targets,
+            settings,
+            contexts=contexts,
+            secrets={target.key: secrets(settings, web, target, scratch) for target in made},
+            epoch=epoch,
+            named=buildkit.driver(settings.builder) == "docker",
         )
-    progress.say(f"build: {reference} is {format_size(size)}")
-    return reference
+        progress.say(f"build: {title}")
+        made_digests = buildkit.bake(definition, title, progress, scratch, builder=settings.builder)
+    for target in targets:
+        reference = bake.references(target, settings)[0]
+        where = "pushed" if settings.push else f"{format_size(size_of(reference))}{_same(target, settings, reference)}"
+        progress.say(f"build: {reference}, {where}")
+    return made_digests
 
 
-def fetch_sources(recipe: Recipe, *, home: Home, web: Web, progress: Progress) -> None:
-    """Puts the recipe's pinned source files into `home.sources`, verified."""
-    wanted = [s for s in recipe.sources if not (home.sources / s.file).exists()]
+def _same(target: Target, settings: BuildSettings, reference: str) -> str:
+    """Whether it is bit for bit what the same content gave elsewhere, where that is known."""
+    wanted = digests.recorded(target, settings.platform)
+    if wanted is None:
+        return ""
+    found = digests.of(reference)
+    return ", bit for bit the recorded one" if found == wanted else f", and its layers are {found}, not {wanted}"
+
+
+def architecture_of(platform: str) -> str:
+    """Debian's name of a platform; raises BuildError for one that no lock is for."""
+    if platform not in PLATFORMS:
+        raise BuildError(f"there are no images for {platform}", hint=f"platforms: {', '.join(PLATFORMS)}")
+    return PLATFORMS[platform]
+
+
+def fetch_sources(recipe: Recipe, *, home: Home, web: Web, progress: Progress, platform: str | None = None) -> None:
+    """Puts the recipe's pinned source files into `home.sources`, verified: from the wheelhouse or the index."""
+    wanted = [s for s in sources_for(recipe, platform) if not (home.sources / s.file).exists()]
     if not wanted:
         return
     with web.client() as client:
         for source in wanted:
+            if web.wheelhouse and (web.wheelhouse / source.file).exists():
+                _take(web.wheelhouse / source.file, source, home)
+                continue
             url, listed = find_file(client, web.index, source.package.split("==")[0], source.file)
             if listed and listed != source.sha256:
                 raise BuildError(
                     f"the index lists {source.file} with sha256 {listed}, the recipe pins {source.sha256}",
                     hint="the mirror is wrong, or the file was replaced upstream",
                 )
-            download(
-                client,
-                url,
-                home.sources / source.file,
-                sha256=source.sha256,
-                size=source.size,
-                progress=progress,
-            )
+            dest = home.sources / source.file
+            download(client, url, dest, sha256=source.sha256, size=source.size, progress=progress)
 
 
-def _room_for(variant: Variant) -> None:
+def sources_for(recipe: Recipe, platform: str | None) -> tuple[Source, ...]:
+    """The sources for `platform`, those of every platform with it; None means all."""
+    return tuple(s for s in recipe.sources if platform is None or s.platform in (None, platform))
+
+
+def size_of(reference: str) -> int:
+    """Bytes of an image on this engine; raises BuildError when it is not there."""
+    command = ["docker", "image", "inspect", "--format", "{{.Size}}", reference]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise BuildError(f"{reference} is not there after its build", evidence=asked.stderr.splitlines()[-2:])
+    return int(asked.stdout)
+
+
+def _useful(wheelhouse: Path | None, target: Target) -> dict[str, Path]:
+    """The wheels in the folder that are of a locked version, by name; the hashes in the lock decide in the build.
+
+    Only those, because uv would take 2.13.0+cpu for 2.13.0 and then miss its hash.
+    """
+    if wheelhouse is None or target.lock is None:
+        return {}
+    wanted = {f"{pin.name.replace('-', '_')}-{pin.version}" for pin in parse(target.lock.read_text())}
+    return {path.name: path for path in wheelhouse.glob("*.whl") if _version_of(path.name) in wanted}
+
+
+def _version_of(wheel: str) -> str:
+    """`name-version` of a wheel's file name."""
+    return "-".join(wheel.split("-")[:2]).lower()
+
+
+def name(targets: tuple[Target, ...], settings: BuildSettings) -> None:
+    """Gives images that are on this engine the further names that the settings ask for."""
+    for target in targets:
+        first, *more = bake.references(target, settings)
+        for reference in more:
+            tagged = subprocess.run(["docker", "tag", first, reference], capture_output=True, text=True, check=False)
+            if tagged.returncode:
+                raise BuildError(f"{first} cannot be named {reference}", evidence=tagged.stderr.splitlines()[-2:])
+
+
+def _take(path: Path, source: Source, home: Home) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+            hashlib.sha256(file.read()).hexdigest()
+        )
+    if found != source.sha256:
+        raise HashMismatch(f"{path}: wanted sha256 {source.sha256}, got {found}", hint="another file of that name")
+    home.sources.mkdir(parents=True, exist_ok=True)
+    part = home.sources / f"{source.file}.partial"
+    shutil.copyfile(path, part)
+    part.replace(home.sources / source.file)
+
+
+def _room_for(targets: tuple[Target, ...], settings: BuildSettings) -> None:
     asked = subprocess.run(
         ["docker", "info", "--format", "{{.DockerRootDir}}"], capture_output=True, text=True, check=False
     )
     root = Path(asked.stdout.strip() or "/")
-    if root.is_dir() and free_bytes(root) < variant.build_disk:
+    # what several builds need at once beside their images is what the largest of them needs
+    need = sum(t.variant.budget for t in targets) + max(t.variant.build_disk - t.variant.budget for t in targets)
+    if settings.builder is None and root.is_dir() and free_bytes(root) < need:
         raise NoSpace(
-            f"the build needs {format_size(variant.build_disk)} and {root} has {format_size(free_bytes(root))} free",
+            f"the build needs {format_size(need)} and {root} has {format_size(free_bytes(root))} free",
             hint="docker system prune removes what nothing uses",
         )
 
 
-def _labels(recipe: Recipe, variant: Variant, settings: BuildSettings) -> dict[str, str]:
-    labels = {
-        "org.opencontainers.image.title": f"deployer {recipe.name}",
-        "org.opencontainers.image.description": recipe.description,
-        "org.opencontainers.image.version": recipe.version,
-        "io.deployer.image": recipe.name,
-        "io.deployer.variant": variant.name,
-        "io.deployer.engine": recipe.engine,
-        "io.deployer.base": settings.base,
-    }
-    return labels | {f"io.deployer.pin.{key}": value for key, value in sorted(variant.pins.items())}
+def _contexts(
+    target: Target,
+    settings: BuildSettings,
+    architecture: str,
+    epoch: int,
+    home: Home,
+    web: Web,
+    progress: Progress,
+) -> dict[str, Path]:
+    """The folders that the target's Dockerfile reads, by the name it has for them."""
+    recipe = target.recipe
+    found = {"tools": view(home, {f: p for p, f in _part(target, "tools/")}, epoch)}
+    proof = {f"proof/{f}": p for p, f in _part(target, f"package/{PROOF}/")}
+    found["prover"] = view(home, proof, epoch, texts={"expect.json": bake.expectation(target)})
+    wanted = {step for packages in (recipe.packages, target.variant.packages) for step in packages}
+    if wanted:
+        path = debian.lock_file(recipe.folder, architecture)
+        steps: Mapping[str, Mapping[str, Path]] = {}
+        if settings.base == target.base == ARCHIVE:
+            lock = debian.read(path)
+            lock = debian.Lock(lock.snapshot, tuple(p for p in lock.packages if p.step in wanted))
+            title = f"{target.name}: Debian packages"
+            steps = debian.fetch(
+                lock, home=home, web=web, mirror=settings.apt_mirror, progress=progress, title=title
+            )
+        files = {f"{step}/{name}": path for step, group in steps.items() for name, path in group.items()}
+        found["packages"] = view(home, files, epoch, folders=wanted)
+        if recipe.parent is None:
+            found["recipe"] = _root(home, steps, epoch)
+    if recipe.sources:
+        fetch_sources(recipe, home=home, web=web, progress=progress, platform=settings.platform)
+        of_platform = sources_for(recipe, settings.platform)
+        found["sources"] = view(home, {s.file: home.sources / s.file for s in of_platform}, epoch)
+    if recipe.copies:
+        copied = {f"{part}/{f}": p for part in recipe.copies for p, f in _part(target, f"package/{part}/")}
+        found["package"] = view(home, copied, epoch)
+    if target.lock:
+        trim = "".join(f"{glob}\n" for glob in target.variant.trim)
+        found["order"] = view(home, {"lock": target.lock}, epoch, texts={"trim": trim})
+        found["wheelhouse"] = view(home, _useful(web.wheelhouse, target), epoch)
+    return found
 
 
-def _inspect(reference: str, template: str) -> str:
-    asked = subprocess.run(
-        ["docker", "image", "inspect", "--format", template, reference],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.returncode:
-        raise BuildError(f"{reference} is not there after its build", evidence=asked.stderr.splitlines()[-2:])
-    return asked.stdout.strip()
+def _part(target: Target, prefix: str) -> Iterator[tuple[Path, str]]:
+    for path, inside in target.files():
+        if inside.startswith(prefix):
+            yield path, inside.removeprefix(prefix)
 
 
-def _run(command: list[str], title: str, progress: Progress) -> None:
-    last: deque[str] = deque(maxlen=25)
-    seen: set[str] = set()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stderr is not None
+def _root(home: Home, steps: Mapping[str, Mapping[str, Path]], epoch: int) -> Path:
+    """A folder with `root.tar`, the unpacked packages of the OS base; made once for each set of packages."""
+    debs = sorted(path for group in steps.values() for path in group.values())
+    key = hashlib.sha256("\0".join(map(str, debs)).encode()).hexdigest()[:16]
+    folder = home.sources / "views" / f"root-{key}"
+    if not folder.exists():
+        with home.scratch("root") as scratch:
+            debian.unpack(debs, scratch / "root.tar")
+            _move(scratch, folder)
+    return folder
+
+
+def view(
+    home: Home,
+    files: Mapping[str, Path],
+    epoch: int,
+    *,
+    texts: Mapping[str, str] | None = None,
+    folders: Iterator[str] | set[str] = frozenset(),  # type: ignore[assignment]
+) -> Path:
+    """A folder under the home with exactly these `files` and `texts`, each with the time `epoch`.
+
+    BuildKit reads whole folders; this one has nothing that the build does not need, and is kept for the next build.
+    """
+    digest = hashlib.sha256(f"{epoch}\0{sorted(folders)}".encode())
+    for name, path in sorted(files.items()):
+        status = path.stat()
+        digest.update(f"{name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for name, text in sorted((texts or {}).items()):
+        digest.update(f"{name}\0{text}\0".encode())
+    folder = home.sources / "views" / digest.hexdigest()[:16]
+    if not folder.exists():
+        with home.scratch("view") as scratch:
+            for name in folders:
+                (scratch / name).mkdir()
+            for name, path in files.items():
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                _put(path, scratch / name, epoch)
+            for name, text in (texts or {}).items():
+                (scratch / name).write_text(text)
+                os.utime(scratch / name, (epoch, epoch))
+            _move(scratch, folder)
+    return folder
+
+
+def _put(path: Path, place: Path, epoch: int) -> None:
+    """A copy with the time `epoch`; large files, which no layer takes as they are, are linked if possible."""
+    if path.stat().st_size > 1_000_000:
         try:
-            for line in child.stderr:
-                last.append(line.rstrip())
-                if step := _STEP.match(line):
-                    if step[1] not in seen:
-                        seen.add(step[1])
-                        progress.say(f"build: {_short(step[1])}")
-                elif ninja := _NINJA.match(line):
-                    progress.amount(title, int(ninja[1]), int(ninja[2]), "files")
-        except BaseException:
-            child.terminate()
+            os.link(path, place)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(path, place)
+    place.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+    os.utime(place, (epoch, epoch))
+
+
+def _move(scratch: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch.rename(folder)
+        folder.chmod(0o755)
+    except OSError:  # another process was quicker
+        if not folder.exists():
             raise
-    if child.returncode:
-        text = "\n".join(last)
-        causes = [hint for needle, hint in _CAUSES if needle in text]
-        raise BuildError(
-            f"building {title} failed",
-            hint=causes[0] if causes else f"run it by hand to see all: {shlex.join(command)}",
-            evidence=[
-                line for line in last if line.strip() and not line.startswith(("---", "ERROR: failed"))
-            ][-8:],
-        )
 
 
-def _short(step: str) -> str:
-    text = re.sub(r"--mount=\S+ +|--(cache|from)=\S+ +", "", re.sub(r"\s+", " ", step))
-    return text if len(text) <= 90 else text[:89] + "…"
+def secrets(settings: BuildSettings, web: Web, target: Target, scratch: Path) -> dict[str, Path]:
+    """Files that steps see and no layer, cache key or history keeps: certificates, and how to reach the outside."""
+    words: dict[str, str] = {}
+    if web.index:
+        words["UV_DEFAULT_INDEX"] = web.index
+    names = _useful(web.wheelhouse, target)
+    if target.lock and len({*map(_version_of, names)}) == len(parse(target.lock.read_text())):
+        words["UV_NO_INDEX"] = "1"
+    extra = target.variant.extra_index
+    if extra and not any(name.startswith("torch-") for name in names):
+        words["UV_INDEX"] = extra
+    if settings.proxy:
+        words |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
+        if settings.no_proxy:
+            words |= dict.fromkeys(("NO_PROXY", "no_proxy"), settings.no_proxy)
+    if settings.apt_mirror:
+        words["APT_MIRROR"] = settings.apt_mirror
+    outside = scratch / f"outside-{target.key}"
+    outside.touch(mode=0o600)
+    outside.write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(words.items())))
+    return {"outside": outside} | ({"ca": web.ca} if web.ca else {})

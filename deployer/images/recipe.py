@@ -1,21 +1,17 @@
-"""A recipe: one folder under `images/`, read from its `image.yaml`, and the tag that its content gives."""
+"""A recipe: one folder under `images/`, read from its `image.yaml`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deployer import resources
 from deployer.errors import QuestionError
 from deployer.frozen import dataclass
 from deployer.quantity import parse_size
-
-ARCHIVE = "archive"  # the base word for "make it from the Debian archive"
-DEFAULT_BASE = "debian:bookworm-slim"
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to build a recipe. `budget` and `build_disk` are bytes."""
+    """One way to build a recipe.
+
+    `budget` (the finished image) and `build_disk` (free space that a build from nothing needs) are bytes.
+    `requirements` is a hash-locked file of wheels: a name in the recipe's folder, or a path for one that was made
+    here. `packages` are Debian packages by step, beside those of the recipe. `trim` are globs under site-packages
+    that the image leaves out. `fatbins` are globs of libraries whose compiled architectures are to be exactly
+    `compute_capability`.
+    """
 
     name: str
     description: str
@@ -42,21 +45,34 @@ class Variant:
     pins: Mapping[str, str] = field(default_factory=dict)
     min_driver: str | None = None
     compute_capability: tuple[str, ...] = ()
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    trim: tuple[str, ...] = ()
+    fatbins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `image.yaml` says. `user` is the numeric user of the finished image."""
+    """What `image.yaml` says.
+
+    `parent` is the image whose layers come first, as `name` (its variant of the same name) or `name:variant`;
+    None for the OS base. `uses` are further images whose files the build reads. `packages` are Debian packages by
+    step. `copies` are folders of the deployer package that the image holds. `server` is the command that must
+    answer inside the finished image. `user` is its numeric user.
+    """
 
     name: str
     folder: Path
     description: str
-    engine: str
     version: str
     user: int
-    sources: tuple[Source, ...]
-    package: tuple[str, ...]
     variants: tuple[Variant, ...]
+    engine: str | None = None
+    parent: str | None = None
+    uses: tuple[str, ...] = ()
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    copies: tuple[str, ...] = ()
+    server: tuple[str, ...] = ()
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises QuestionError with the known ones."""
@@ -81,55 +97,64 @@ def load(name: str) -> Recipe:
     if name not in names():
         raise QuestionError(f"there is no image `{name}`", hint=f"images: {', '.join(names())}")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C is ten times as fast
-    raw = yaml.load((folder / "image.yaml").read_text(), Loader=loader)
     try:
-        return Recipe(
-            name=name,
-            folder=folder,
-            description=raw["description"],
-            engine=raw["engine"],
-            version=raw["version"],
-            user=raw["user"],
-            sources=tuple(Source(**entry) for entry in raw.get("sources", ())),
-            package=tuple(raw.get("package", ())),
-            variants=tuple(_variant(key, value) for key, value in raw["variants"].items()),
+        raw: dict[str, Any] = yaml.load((folder / "image.yaml").read_text(), Loader=loader)
+        if not isinstance(raw, dict):
+            raise TypeError("keys with values are expected")
+        return _typed(
+            Recipe(
+                **{
+                    **raw,
+                    "name": name,
+                    "folder": folder,
+                    "packages": _tuples(raw.get("packages", {})),
+                    "sources": tuple(_typed(Source(**entry)) for entry in raw.get("sources", ())),
+                    "variants": tuple(_variant(key, value) for key, value in raw["variants"].items()),
+                    **{key: _tuple(key, raw.get(key, [])) for key in ("uses", "copies", "server")},
+                }
+            )
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise QuestionError(f"{folder / 'image.yaml'}: {error}", hint="see docs/architecture.md") from error
-
-
-def tag(recipe: Recipe, variant: Variant, base: str) -> str:
-    """The image's tag: the same folder, pins, copied package folders and base word give the same tag."""
-    digest = hashlib.sha256(f"{variant.name}\0{base}\0".encode())
-    for path, inside in _files(recipe):
-        digest.update(f"{inside}\0{len(path.read_bytes())}\0".encode() + path.read_bytes())
-    return f"deployer/{recipe.name}:{variant.name}-{digest.hexdigest()[:12]}"
-
-
-@cache
-def tags(name: str, variant: str) -> tuple[str, ...]:
-    """The tags under which this image may be here, one for each way to its base; none for unknown names."""
-    try:
-        recipe = load(name)
-        return tuple(tag(recipe, recipe.variant(variant), base) for base in (DEFAULT_BASE, ARCHIVE))
-    except QuestionError:
-        return ()
-
-
-def _files(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    for root in (recipe.folder, *(resources.PACKAGE / part for part in recipe.package)):
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path, f"{root.name}/{path.relative_to(root)}"
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        said = f"there is no `{error.args[0]}`" if isinstance(error, KeyError) else error
+        raise QuestionError(f"{folder / 'image.yaml'}: {said}", hint="see docs/images.md") from error
 
 
 def _variant(name: str, raw: dict[str, Any]) -> Variant:
-    return Variant(
-        name=name,
-        **{
-            **raw,
-            "budget": parse_size(raw["budget"]),
-            "build_disk": parse_size(raw["build_disk"]),
-            "compute_capability": tuple(raw.get("compute_capability", ())),
-        },
+    return _typed(
+        Variant(
+            **{
+                **raw,
+                "name": str(name),
+                "budget": parse_size(str(raw["budget"])),
+                "build_disk": parse_size(str(raw["build_disk"])),
+                "packages": _tuples(raw.get("packages", {})),
+                **{key: _tuple(key, raw.get(key, [])) for key in ("compute_capability", "trim", "fatbins")},
+            }
+        )
     )
+
+
+def _tuples(raw: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {key: _tuple(key, value) for key, value in raw.items()}
+
+
+def _tuple(key: str, raw: list[str]) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
+        raise TypeError(f"`{key}` is {raw!r}, a list of texts is expected (7.5 is a number, \"7.5\" a text)")
+    return tuple(raw)
+
+
+T = TypeVar("T", Recipe, Source, Variant)
+
+
+def _typed(made: T) -> T:
+    """`made`, when its texts are texts and its numbers whole ones: YAML takes 13.0 for a number."""
+    kinds: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int}
+    for name, kind, value in ((f.name, f.type, getattr(made, f.name)) for f in fields(made)):
+        if kind == "Mapping[str, str]":
+            for key, text in value.items():
+                if not isinstance(text, str):
+                    raise TypeError(f"`{name}`: `{key}` is {text!r}, a text is expected: put it in quotes")
+        elif not isinstance(value, kinds.get(kind, object)):
+            raise TypeError(f"`{name}` is {value!r}, not {kind}; quotes make a text of a number")
+    return made

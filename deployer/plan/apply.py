@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
@@ -138,16 +139,9 @@ def _done(step: Step, world: World) -> bool:
 
 
 def _build(step: Build, world: World) -> None:
-    recipe = images.load(step.image)
-    settings = BuildSettings(**{**vars(world.build), "base": step.base})
-    builder.build(
-        recipe,
-        recipe.variant(step.variant),
-        settings,
-        home=world.home,
-        web=world.web,
-        progress=world.progress,
-    )
+    target = images.target(step.image, step.variant, step.base)
+    settings = replace(world.build, base=step.base)
+    builder.build((target,), settings, home=world.home, web=world.web, progress=world.progress)
 
 
 def _convert(step: Convert, choice: Choice, world: World) -> None:

@@ -96,7 +96,7 @@ def resolve(
     """The choice for this host. Raises QuestionError when the profile contradicts itself."""
     chosen = engine(profile.engine)
     recipe = images.load(profile.image)
-    variant = recipe.variant(profile.variant)
+    recipe.variant(profile.variant)
     if recipe.engine != chosen.name:
         raise QuestionError(
             f"profile {profile.name} asks for engine {chosen.name} in image {recipe.name}, which holds {recipe.engine}",
@@ -122,8 +122,7 @@ def resolve(
     gpus, injection, half = _gpus(host, profile)
     gateway = None
     if not chosen.own_key:
-        gateway_recipe = images.load("gateway")
-        gateway = images.tag(gateway_recipe, gateway_recipe.variant("cpu"), base) if containers else "gateway"
+        gateway = images.target("gateway", "cpu", base).reference if containers else "gateway"
         said.append(f"gateway: {chosen.name} cannot ask for a key itself")
     return Choice(
         name=name or profile.name,
@@ -131,7 +130,7 @@ def resolve(
         runtime=runtime[0],
         engine=chosen,
         base=base,
-        program=images.tag(recipe, variant, base)
+        program=images.target(profile.image, profile.variant, base).reference
         if containers
         else str(provision.program(chosen.name, profile.variant, home)),
         gateway=gateway,

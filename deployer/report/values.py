@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from deployer.frozen import dataclass
 
-SCHEMA_VERSION = 2  # of `deployer check --json`: a version may gain fields; any other change makes the next
+SCHEMA_VERSION = 3  # of `deployer check --json`: a version may gain fields; any other change makes the next
 
 
 class Outcome(enum.Enum):

@@ -55,8 +55,7 @@ def program(engine: str, variant: str, home: Home) -> Path:
             f"the embedded runtime has no {engine}:{variant}",
             hint="GPU variants need containers: --runtime docker",
         )
-    lock = (recipe.folder / str(recipe.variant(variant).requirements)).read_text()
-    key = lock + sys.version.split()[0]
+    key = _locked(engine, variant) + sys.version.split()[0]
     return home.engines / f"{engine}-{recipe.version}-{_short(key)}" / "bin" / engine
 
 
@@ -158,25 +157,34 @@ def _environment(engine: str, variant: str, target: Path, home: Home, web: Web, 
         )
     _room(home, 4_000_000_000)
     recipe = images.load(engine)
-    chosen = recipe.variant(variant)
-    lock = (recipe.folder / str(chosen.requirements)).read_text()
+    line = images.target(engine, variant).line
     # The lock's hashes are of wheels for the image's Python; here its versions hold, for any Python.
-    versions = re.findall(r"^([\w.-]+)==([\w.]+)(?:\+\w+)? ", lock, re.MULTILINE)
+    versions = re.findall(r"^([\w.-]+)==([\w.]+)(?:\+\w+)? ", _locked(engine, variant), re.MULTILINE)
     progress.say(f"engine: installing {engine} {recipe.version} and torch (once; several hundred MB)")
     folder = target.parent.parent
     shutil.rmtree(folder, ignore_errors=True)  # made in place: a virtual environment cannot be moved
     with home.scratch("pip") as scratch:
         constraints = scratch / "constraints.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in versions))
-        asked = (recipe.folder / "requirements.in").read_text().split()
+        asked = [word for target in line if target.lock for word in _words(target.asked.read_text())]
         local = web.wheelhouse and any(web.wheelhouse.glob("torch-*.whl"))
-        extra = ["--extra-index-url", chosen.extra_index] if chosen.extra_index and not local else []
+        indexes = [t.variant.extra_index for t in line if t.variant.extra_index and not local]
+        extra = [word for index in indexes for word in ("--extra-index-url", index)]
         try:
             _pip(folder, [*asked, "-c", str(constraints), *extra], web, progress)
             write_whole(_done(target), b"")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _locked(engine: str, variant: str) -> str:
+    """The text of every lock of wheels that the engine's image stands on."""
+    return "".join(t.lock.read_text() for t in images.target(engine, variant).line if t.lock)
+
+
+def _words(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _pip(folder: Path, packages: list[str], web: Web, progress: Progress) -> None:

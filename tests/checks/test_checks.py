@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer import profile
+from deployer import images, profile
 from deployer.checks import CHECKS, audit
 from deployer.host import Answer, Disk, Host, Memory, Port, Unknown
 from deployer.profile import Profile
@@ -20,6 +20,7 @@ from tests import hosts
 
 PROFILES = {path.stem: profile.load(path) for path in profile.shipped()}
 CPU, GPU, TWO = PROFILES["cpu-small"], PROFILES["gpu-8gb"], PROFILES["gpu-2x24gb"]
+BUILD = images.load(CPU.image).variant(CPU.variant).build_disk
 FACTS = [
     *("system", "cpu", "memory", "models_disk", "images_disk", "engines_disk"),
     *("driver", "pci_gpus", "cuda", "gpus", "runtime"),
@@ -172,11 +173,9 @@ def test_hosts_against_profiles(host: Host, wanted: Profile, problems: dict[str,
             {"memory.total": "fail", "memory.available": "fail"},
             id="a tenth of the memory",
         ),
+        pytest.param({"images_disk": disk(free=BUILD, size=10**10)}, CPU, {}, id="just room to build images"),
         pytest.param(
-            {"images_disk": disk(free=3 * 10**9, size=10**10)}, CPU, {}, id="just room to build images"
-        ),
-        pytest.param(
-            {"images_disk": disk(free=3 * 10**9 - 1, size=10**10)},
+            {"images_disk": disk(free=BUILD - 1, size=10**10)},
             CPU,
             {"disk.images": "fail"},
             id="no room for images",

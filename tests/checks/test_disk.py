@@ -10,14 +10,15 @@ import pytest
 from deployer import images
 from deployer.host import Disk, Host, Unknown
 from deployer.profile import DiskNeed, Profile
+from deployer.quantity import format_size
 from tests import hosts
 from tests.checks.rows import CPU, GPT2, GPU, LOST, NO_GPU, PROCESS, RTX, check, system
 
 GB = hosts.GB
-TAG = images.tags("llamacpp", "cpu")[1]
-OTHER = images.tags("llamacpp", "cpu")[0]
-HERE = {OTHER: False, TAG: True}
-UNSURE: dict[str, bool | Unknown] = {OTHER: False, TAG: LOST}
+HERE = {"llamacpp:cpu": True, "transformers:cpu": False}
+UNSURE: dict[str, bool | Unknown] = {"llamacpp:cpu": LOST, "transformers:cpu": True}
+# What a build wants, whatever the profile asks for.
+SMALL, LARGE = (images.load(p.image).variant(p.variant).build_disk for p in (CPU, GPU))
 ROOT, STORE, OWN, TMP = "/var/lib/docker", "/srv/models", "/srv/engines", "/tmp"
 
 
@@ -50,11 +51,12 @@ HOME = "make room there, or: keep engines elsewhere with --home DIR"
 @pytest.mark.parametrize(
     ("host", "wanted", "outcome", "found", "hint"),
     [
-        # a build of llamacpp:cpu wants 3 GB, whatever the profile asks for
-        (images_disk(free=3 * GB), CPU, "pass", "3 GB free on /var/lib/docker", None),
-        (images_disk(free=3 * GB - 1), CPU, "fail", "3 GB free on /var/lib/docker", PRUNE),
-        (images_disk(RTX, free=19 * GB), GPU, "fail", "19 GB free", PRUNE),
-        (images_disk(free=5 * GB), asking(CPU, images=6 * GB), "fail", "5 GB free", PRUNE),
+        (images_disk(free=SMALL), CPU, "pass", f"{format_size(SMALL)} free on /var/lib/docker", None),
+        (images_disk(free=SMALL - 1), CPU, "fail", "GB free on /var/lib/docker", PRUNE),
+        (images_disk(RTX, free=LARGE), GPU, "pass", f"{format_size(LARGE)} free", None),
+        (images_disk(RTX, free=LARGE - 1), GPU, "fail", "GB free", PRUNE),
+        (images_disk(free=SMALL), asking(CPU, images=SMALL + 1), "fail", f"{format_size(SMALL)} free", PRUNE),
+        (images_disk(free=SMALL + 1), asking(CPU, images=SMALL + 1), "pass", "GB free", None),
         (images_disk(free=1), NOTHING, "fail", "1 B free", PRUNE),
         (images_disk(free=1), FOREIGN, "skip", "does not ask for a size", None),
         (

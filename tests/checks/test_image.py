@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from deployer import compat
 from deployer.checks import audit, image
 from deployer.host import Driver, Host, Unknown
-from deployer.images import recipe
+from deployer.images import Recipe, Source, Target, Variant
 from deployer.profile import Profile
 from deployer.report import Outcome
 from tests import hosts
@@ -152,7 +153,7 @@ def test_pain_16_a_card_that_the_image_has_no_kernels_for_is_one_failure() -> No
 
 
 ARM = system(RTX, architecture="aarch64")
-HERE = dict.fromkeys(recipe.tags("transformers", "cu130"), True)
+HERE = {"transformers:cu130": True}
 LLAMA = "choose a llamacpp profile: deployer profiles list"
 
 
@@ -175,19 +176,84 @@ def test_platform(host: Host, wanted: Profile, outcome: str, found: str, hint: s
     check("image.platform", host, wanted, outcome, found, hint)
 
 
-def built(*facts: bool | Unknown) -> Host:
-    return replace(docker(), images=dict(zip(recipe.tags("llamacpp", "cpu"), facts, strict=True)))
+def pinned(
+    folder: Path, below: Target | None = None, *platforms: str | None, **packages: tuple[str, ...]
+) -> Target:
+    """An image with a file for each of these platforms, and Debian packages."""
+    files = tuple(
+        Source("tool==1", f"tool-{n}", "0" * 64, 1, platform) for n, platform in enumerate(platforms)
+    )
+    variant = Variant("cpu", "", 1, 1, packages=packages)
+    folder.mkdir(exist_ok=True)
+    return Target(Recipe(folder.name, folder, "", "1", 1, (variant,), sources=files), variant, below)
+
+
+FILES = ("tool==1 is pinned for other architectures only", LLAMA)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "amd64", "arm64"),
+    [
+        ((), None, None),
+        ((None,), None, None),
+        (("linux/amd64",), None, FILES),
+        (("linux/arm64",), FILES, None),
+        (("linux/amd64", "linux/arm64"), None, None),
+        (("linux/amd64", None), None, None),
+    ],
+)
+def test_a_file_that_is_pinned_for_another_architecture_is_lacking(
+    platforms: tuple[str | None, ...],
+    amd64: tuple[str, str] | None,
+    arm64: tuple[str, str] | None,
+    tmp_path: Path,
+) -> None:
+    alone = pinned(tmp_path / "alone", None, *platforms)
+    for target in (
+        alone,
+        pinned(tmp_path / "above", alone),
+        pinned(tmp_path / "above", pinned(tmp_path / "x", alone)),
+    ):
+        assert (image.lacking(target, "amd64"), image.lacking(target, "arm64")) == (amd64, arm64)
+
+
+def test_debian_packages_that_are_not_locked_for_this_architecture_are_lacking(tmp_path: Path) -> None:
+    system = pinned(tmp_path / "system", image=("apt",))
+    plain = pinned(tmp_path / "plain", system)
+    python = pinned(tmp_path / "python", plain, "linux/amd64", image=("python3",))
+    text = "the Debian packages of {} are locked for other architectures only"
+    assert image.lacking(plain, "amd64") == (text.format("system"), "deployer build --lock system")
+    (tmp_path / "system/packages-amd64.tsv").touch()
+    assert image.lacking(plain, "amd64") is None
+    assert image.lacking(python, "amd64") == (text.format("python"), "deployer build --lock python")
+    (tmp_path / "python/packages-amd64.tsv").touch()
+    assert image.lacking(python, "amd64") is None
+    assert image.lacking(plain, "arm64") == (text.format("system"), "deployer build --lock system")
+    assert image.lacking(python, "arm64") == FILES  # locks alone would not mend it
+
+
+def test_an_image_demands_what_all_that_it_stands_on_pins(tmp_path: Path) -> None:
+    below = Variant("cu130", "", 1, 1, pins={"cuda": "13.0", "cudnn": "9.20", "torch": "2.13.0"})
+    above = Variant(
+        "cu130", "", 1, 1, pins={"cudnn": "9.24", "x": "1"}, min_driver="580", compute_capability=("9.0",)
+    )
+    layers = [Recipe(name, tmp_path, "", "1", 1, (v,)) for name, v in (("torch", below), ("x", above))]
+    found = image.demand_of(Target(layers[1], above, Target(layers[0], below, None)))
+    assert found == compat.Demand("x:cu130", "13.0", cudnn="9.24", sass=("9.0",), driver="580")
+
+
+def built(fact: bool | Unknown) -> Host:
+    return replace(docker(), images={"llamacpp:cpu": fact, "transformers:cpu": True})
 
 
 @pytest.mark.parametrize(
     ("host", "wanted", "outcome", "found", "hint"),
     [
-        (built(False, True), CPU, "pass", "it is here", None),
-        (built(LOST, True), CPU, "pass", "it is here", None),
-        (built(False, LOST), CPU, "unknown", "lost", None),
-        (built(False, False), CPU, "skip", "it will be built", None),
+        (built(True), CPU, "pass", "it is here", None),
+        (built(LOST), CPU, "unknown", "lost", None),
+        (built(False), CPU, "skip", "it will be built", None),
         (RTX, CPU, "skip", "saved without it", None),
-        (hosts.without_runtime(built(True, True)), CPU, "skip", "will not run in containers", None),
+        (hosts.without_runtime(built(True)), CPU, "skip", "will not run in containers", None),
     ],
 )  # fmt: skip
 def test_here(host: Host, wanted: Profile, outcome: str, found: str, hint: str | None) -> None:

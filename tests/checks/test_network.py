@@ -13,7 +13,7 @@ from tests import hosts
 from tests.checks.rows import CPU, GPU, LOST, NO_GPU, PROCESS, RTX, check, system
 
 HUB, HUB_URL = "https://hub.example", "https://hub.example"
-REGISTRY = "https://registry.example/v2/"
+REGISTRY, MIRROR = "https://registry.example/v2/", "http://mirror.example/debian/dists/bookworm/InRelease"
 NO_ROUTE = Unknown("no route to host")
 UNTRUSTED = Unknown("certificate not trusted: self-signed certificate in certificate chain")
 EARLY = Unknown("certificate not trusted: certificate is not yet valid")
@@ -82,7 +82,8 @@ def test_proxy(host: Host, outcome: str, found: str, hint: str | None) -> None:
     check("network.proxy", host, CPU, outcome, found, hint)
 
 
-NEEDED = behind(".corp", registry=Answer(REGISTRY, 401, 0.2))
+NEEDED = behind(".corp", base=Answer(REGISTRY, 401, 0.2))
+HERE = {f"{wanted.image}:{wanted.variant}": True for wanted in (CPU, GPU)}
 SETTINGS = (
     'put {"proxies": {"http-proxy": "http://proxy.example:3128", "https-proxy": "http://proxy.example:3128", '
     '"no-proxy": ".corp,127.0.0.1,localhost"}} into '
@@ -115,7 +116,10 @@ def engine(host: Host, **changes: Any) -> Host:
         ),
         (engine(NEEDED, proxies={"https": "http://other:1"}), GPU, "pass", "http://other:1", None),
         (replace(NEEDED, proxies=None), GPU, "pass", "this user has none", None),
-        (replace(NEEDED, registry=None), GPU, "skip", "from a registry", None),
+        (replace(NEEDED, base=None), GPU, "skip", "nothing to pull", None),
+        (replace(NEEDED, base=Answer(MIRROR, 200, 0.2)), GPU, "skip", "nothing to pull", None),
+        (replace(NEEDED, images=HERE), GPU, "skip", "nothing to pull", None),
+        (replace(NEEDED, base=LOST), GPU, "unknown", "lost", None),
         (replace(NEEDED, runtime=None), GPU, "skip", "no container runtime", None),
         (replace(NEEDED, runtime=None), CPU, "skip", "no containers", None),
         (replace(NEEDED, runtime=LOST), GPU, "unknown", "lost", None),
@@ -127,33 +131,44 @@ def test_engine_proxy(host: Host, wanted: Profile, outcome: str, found: str, hin
     check("network.engine_proxy", host, wanted, outcome, found, hint)
 
 
-def registry(answer: Answer | Unknown | None, host: Host = NO_GPU) -> Host:
-    return replace(host, registry=answer)
+def base(answer: Answer | Unknown | None, host: Host = NO_GPU, **changes: Any) -> Host:
+    return replace(host, base=answer, **changes)
+
+
+OTHER = "check the network; or name the proxy: --proxy URL, or another Debian mirror: --apt-mirror URL"
 
 
 @pytest.mark.parametrize(
     ("host", "outcome", "found", "hint"),
     [
-        (registry(Answer(REGISTRY, 401)), "pass", "answers HTTP 401", None),
-        (registry(Answer(REGISTRY, 200)), "pass", "answers HTTP 200", None),
-        (
-            registry(Answer(REGISTRY, 503)), "warn", "answers HTTP 503",
-            "check network and proxy; or for a base from the Debian archive: sudo apt-get install debootstrap, "
-            "then --base archive",
-        ),
-        (
-            system(registry(NO_ROUTE), tools=("debootstrap", "sudo")), "warn", "no route to host",
-            "check network and proxy; or make the base from the Debian archive: sudo deployer up --base archive",
-        ),
-        (system(registry(NO_ROUTE), tools=()), "warn", "no route to host", "check network and proxy"),
-        (registry(None), "skip", "nothing has to come", None),
-        (registry(NO_ROUTE, PROCESS), "skip", "no containers", None),
-        (registry(Unknown("not asked")), "unknown", "not asked", None),
-        (registry(Unknown("not in the saved host")), "unknown", "not in the saved host", None),
+        (base(Answer(MIRROR, 200)), "pass", f"{MIRROR} answers HTTP 200", None),
+        (base(Answer(MIRROR, 302)), "pass", "answers HTTP 302", None),
+        (base(Answer(MIRROR, 401)), "warn", "answers HTTP 401", OTHER),
+        (base(Answer(MIRROR, 404)), "warn", "answers HTTP 404", OTHER),
+        (base(Answer(MIRROR, 407)), "warn", "answers HTTP 407", OTHER),
+        (base(Answer(MIRROR, 503)), "warn", "answers HTTP 503", OTHER),
+        (base(Answer(REGISTRY, 401)), "pass", f"{REGISTRY} answers HTTP 401", None),
+        (base(Answer(REGISTRY, 200)), "pass", "answers HTTP 200", None),
+        (base(Answer(REGISTRY, 404)), "warn", "answers HTTP 404", OTHER),
+        (base(Answer(REGISTRY, 503)), "warn", "answers HTTP 503", OTHER),
+        (base(NO_ROUTE), "warn", "no route to host", OTHER),
+        (base(NO_ROUTE, images=dict.fromkeys(HERE, False)), "warn", "no route to host", OTHER),
+        (base(NO_ROUTE, images=dict.fromkeys(HERE, LOST)), "warn", "no route to host", OTHER),
+        (base(NO_ROUTE, images=HERE), "skip", "nothing has to come", None),
+        (base(None), "skip", "nothing has to come", None),
+        (base(NO_ROUTE, PROCESS), "skip", "no containers", None),
+        (base(Answer(MIRROR, 200), replace(PROCESS, runtime=LOST)), "skip", "no containers", None),
+        (base(Unknown("not asked")), "unknown", "not asked", None),
+        (base(Unknown("not in the saved host")), "unknown", "not in the saved host", None),
     ],
 )  # fmt: skip
-def test_registry(host: Host, outcome: str, found: str, hint: str | None) -> None:
-    check("network.registry", host, CPU, outcome, found, hint)
+def test_base(host: Host, outcome: str, found: str, hint: str | None) -> None:
+    check("network.base", host, CPU, outcome, found, hint)
+
+
+def test_the_silence_of_the_engine_is_not_that_of_the_place() -> None:
+    denied = Unknown(hosts.DENIED)
+    check("network.base", base(denied, RTX, runtime=denied), GPU, "unknown", hosts.DENIED)
 
 
 def hub(answer: Answer | Unknown, **changes: Any) -> Host:
@@ -173,15 +188,18 @@ TRUST = "name your company's certificates: --ca-cert FILE, or export SSL_CERT_FI
             f"is the machine's clock right? It says 2026-01-01T00:00:00Z; else {TRUST}",
         ),
         (
-            hub(Answer(HUB_URL, 200), registry=UNTRUSTED), GPU, "warn", "the registry: certificate not trusted",
-            f"{TRUST}; the engine needs them in the system's trust store, and a restart",
+            hub(Answer(HUB_URL, 200), base=UNTRUSTED), GPU, "warn",
+            "the place of the OS base: certificate not trusted",
+            f"{TRUST}; if it is a registry, the engine needs them in the system's trust store, and a restart",
         ),
+        (hub(Answer(HUB_URL, 200), base=UNTRUSTED, images=HERE), GPU, "pass", "https://hub.example", None),
+        (hub(NO_ROUTE, base=Answer(MIRROR, 200)), GPU, "skip", "nothing was asked over TLS", None),
         (hub(Answer("http://mirror", 200)), GPU, "skip", "nothing was asked over TLS", None),
         (hub(NO_ROUTE), GPU, "skip", "nothing answered", None),
         (RTX, GPU, "skip", "nothing was asked", None),
         # not this profile's source
         (hub(UNTRUSTED), CPU, "skip", "nothing was asked", None),
-        (replace(PROCESS, registry=UNTRUSTED), CPU, "skip", "nothing was asked", None),
+        (replace(PROCESS, base=UNTRUSTED), CPU, "skip", "nothing was asked", None),
     ],
 )  # fmt: skip
 def test_certificate(host: Host, wanted: Profile, outcome: str, found: str, hint: str | None) -> None:
@@ -197,8 +215,8 @@ SLOW = "look at name server and proxy, or take a mirror that is nearer"
         (hub(Answer(HUB_URL, 200, 1.0)), "pass", "https://hub.example after 1.0 s", None),
         (hub(Answer(HUB_URL, 200, 1.4)), "warn", "https://hub.example after 1.4 s", SLOW),
         (
-            hub(Answer(HUB_URL, 200, 0.1), registry=Answer(REGISTRY, 401, 1.6)), "warn",
-            "https://registry.example/v2/ after 1.6 s", SLOW,
+            hub(Answer(HUB_URL, 200, 0.1), base=Answer(MIRROR, 200, 1.6)), "warn",
+            "http://mirror.example/debian/dists/bookworm/InRelease after 1.6 s", SLOW,
         ),
         (hub(Answer(HUB_URL, 200, LOST)), "unknown", "lost", None),
         (hub(NO_ROUTE), "skip", "nothing answered", None),

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from deployer.checks import CHECKS, audit
 from deployer.host import Deep, DiskRate, Fabric, FabricManager, GpuRate, Host, Peer, Unknown, Way
-from deployer.images import recipe
 from deployer.report import Finding, Outcome
 from tests import hosts
 from tests.checks.machines import A100, CARD, CUT, OTHER, WSL, cards, docker, podman
@@ -90,7 +89,7 @@ RICH = replace(
     nvswitches=4,
     fabric_manager=FabricManager(True, True),
     deep=DEEP,
-    images=dict.fromkeys(recipe.tags("transformers", "cu130"), False),
+    images={"transformers:cu130": False},
 )
 MACHINES = {
     **hosts.NAMED,

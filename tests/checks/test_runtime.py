@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from deployer.host import Host, Toolkit
-from deployer.images import recipe
 from deployer.profile import Profile
 from tests import hosts
 from tests.checks.machines import NOBODY, WSL, cards, docker, podman
@@ -231,12 +230,9 @@ def test_pain_7_one_setting_that_suits_the_rootless_daemon_breaks_the_other() ->
     check("runtime.rootless", hooked("true", rootless=True), GPU, "pass", "on")
 
 
-TAGS = recipe.tags("llamacpp", "cpu")
-
-
 def bare(present: Any = False, host: Host = RTX, **changes: Any) -> Host:
     """No buildx, and the image of cpu-small here or not."""
-    return replace(docker(host, **{"buildx": False, **changes}), images=dict.fromkeys(TAGS, present))
+    return replace(docker(host, **{"buildx": False, **changes}), images={"llamacpp:cpu": present})
 
 
 PLUGIN = "sudo apt-get install docker-buildx-plugin"

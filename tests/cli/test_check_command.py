@@ -60,7 +60,7 @@ def test_json_of_this_machine_meets_the_published_schema(
     done = check("cpu-small", "--json", home=tmp_path)
     raw = json.loads(done.stdout)
     validator.validate(raw)
-    assert raw["schema"] == 2
+    assert raw["schema"] == 3
     assert ids(raw["report"]) == [c.id for c in CHECKS]
     assert done.returncode == (0 if raw["report"]["ok"] else 1)
 

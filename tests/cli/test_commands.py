@@ -85,7 +85,7 @@ def test_a_saved_host_is_judged_elsewhere(tmp_path: Path) -> None:
     def outcomes(text: str) -> dict[str, str]:
         return {f["id"]: f["outcome"] for f in json.loads(text)["report"]["findings"]}
 
-    assert json.loads(first.stdout)["schema"] == 2
+    assert json.loads(first.stdout)["schema"] == 3
     assert outcomes(second.stdout) == outcomes(first.stdout)
     assert json.loads(second.stdout)["host"] == json.loads(first.stdout)["host"]
 

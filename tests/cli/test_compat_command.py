@@ -47,6 +47,8 @@ def test_a_host_that_is_not_here_is_answered_with_images_and_a_matrix(tmp_path: 
     assert "cannot  transformers:cu130: driver 550.54.14 is too old for CUDA 13.0" in done.stdout
     assert "→ driver 580.65.06 or later" in done.stdout
     assert "runs    llamacpp:cpu: it needs no GPU" in done.stdout
+    assert "minor   transformers:cu128: driver 550.54.14 is older than CUDA 12.8" in done.stdout
+    assert not [line for line in done.stdout.splitlines() if re.search(r"\b(debian|python|torch):", line)]
     cells = dict(
         line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.startswith(("CUDA", "torch"))
     )

@@ -283,10 +283,10 @@ def test_an_engine_on_another_machine(ask: Questions) -> None:
     ],
 )
 def test_an_address_that_cannot_be_asked_is_unknown(address: str, reason: str, ask: Questions) -> None:
-    found = host.probe(replace(ask, docker=address, images=("a:1",)))
+    found = host.probe(replace(ask, docker=address, images={"a": "a:1"}))
     assert isinstance(found.runtime, Unknown)
     assert reason in found.runtime.reason
-    assert isinstance(found.images["a:1"], Unknown)
+    assert isinstance(found.images["a"], Unknown)
 
 
 IMAGE = "ghcr.io/someone/deployer/gateway:cpu"
@@ -313,10 +313,10 @@ def test_an_image_is_asked_for_by_its_digest(ask: Questions) -> None:
 
 def test_an_engine_that_fails_at_an_image_does_not_say_that_it_is_absent(ask: Questions) -> None:
     with engine(ask, **{"a:1": (500, {}), "b:1": {}, "c:1": (404, {})}):
-        found = host.probe(replace(ask, images=("a:1", "b:1", "c:1"))).images
-    assert isinstance(found["a:1"], Unknown)
-    assert "answers HTTP 500 to /images/a:1/json" in found["a:1"].reason
-    assert (found["b:1"], found["c:1"]) == (True, False)
+        found = host.probe(replace(ask, images={"a": "a:1", "b": "b:1", "c": "c:1"})).images
+    assert isinstance(found["a"], Unknown)
+    assert "answers HTTP 500 to /images/a:1/json" in found["a"].reason
+    assert (found["b"], found["c"]) == (True, False)
 
 
 def test_a_socket_that_an_ended_engine_left_is_no_runtime(ask: Questions) -> None:
@@ -370,7 +370,7 @@ def test_a_socket_that_this_user_may_not_use_is_unknown(what: str, open_folder: 
 
 def test_the_engine_of_this_machine(ask: Questions) -> None:
     here = replace(
-        ask, docker="unix:///var/run/docker.sock", root=Path("/"), images=("nobody/has-this:ever",)
+        ask, docker="unix:///var/run/docker.sock", root=Path("/"), images={"this": "nobody/has-this:ever"}
     )
     try:
         said = subprocess.run(
@@ -384,4 +384,4 @@ def test_the_engine_of_this_machine(ask: Questions) -> None:
     assert found.runtimes and isinstance(found.runtimes, tuple)
     assert found.default_runtime in found.runtimes
     assert not isinstance(found.containers, Unknown)
-    assert host.probe(here).images == {"nobody/has-this:ever": False}
+    assert host.probe(here).images == {"this": False}

@@ -127,6 +127,19 @@ def test_a_host_of_the_first_version_lacks_everything_that_is_new(tmp_path: Path
     assert (found.kernel_log, found.images, found.deep) == (lost, {}, None)
 
 
+def test_a_host_of_schema_version_2_is_judged_without_what_has_another_name(tmp_path: Path) -> None:
+    """It has `registry`, and images by their tags."""
+    raw = {**to_json(hosts.RTX), "registry": None, "images": {"deployer/llamacpp:cpu-0123456789ab": True}}
+    del raw["base"]
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps({"schema": 2, "report": {}, "host": raw}))
+    assert load(path) == replace(
+        hosts.RTX,
+        base=Unknown("not in the saved host"),
+        images={"deployer/llamacpp:cpu-0123456789ab": True},
+    )
+
+
 def damaged(change: dict[str, Any]) -> str:
     return json.dumps({**to_json(hosts.RTX), **change})
 

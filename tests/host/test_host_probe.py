@@ -32,13 +32,13 @@ def test_an_engine_that_never_answers_is_unknown_and_the_rest_is_there(ask: Ques
     with silent(ask), served(("127.0.0.1", 0), {"/v2/": {}}) as registry:
         url = f"http://127.0.0.1:{registry.port}/v2/"
         begin = time.monotonic()
-        found = host.probe(replace(ask, images=("a:1", "b:1"), registry=url))
+        found = host.probe(replace(ask, images={"a": "a:1", "b": "b:1"}, base=url))
         took = time.monotonic() - begin
     assert 1 < took < 5
-    for fact in (found.runtime, found.images_disk, found.registry, *found.images.values()):
+    for fact in (found.runtime, found.images_disk, found.base, *found.images.values()):
         assert isinstance(fact, Unknown)
         assert "does not answer" in fact.reason or "no answer in" in fact.reason
-    assert list(found.images) == ["a:1", "b:1"]
+    assert list(found.images) == ["a", "b"]
     assert registry.seen == []
     for name in ("system", "cpu", "memory", "models_disk", "engines_disk", "temporary_disk", "driver", "cdi"):
         assert not isinstance(getattr(found, name), Unknown), name
@@ -60,40 +60,43 @@ def test_an_engine_that_does_not_say_where_images_are(root: str | None, ask: Que
 
 
 def test_without_a_runtime_there_are_no_images_and_no_disk_of_them(ask: Questions) -> None:
-    found = host.probe(replace(ask, images=("a:1",)))
+    found = host.probe(replace(ask, images={"a": "a:1"}))
     assert found.runtime is None
     assert found.images_disk == Unknown("there is no container runtime")
-    assert found.images == {"a:1": False}
-    assert found.registry is None
+    assert found.images == {"a": False}
+    assert found.base is None
 
 
 @pytest.mark.parametrize(
     ("images", "asked"),
     [
         pytest.param({"a:1": (404, {}), "b:1": (404, {})}, True, id="none is here"),
-        pytest.param({"a:1": (404, {}), "b:1": {}}, False, id="one is here"),
+        pytest.param({"a:1": (404, {}), "b:1": {}}, True, id="one is here"),
+        pytest.param({"a:1": {}, "b:1": {}}, False, id="all are here"),
         pytest.param({"a:1": (500, {})}, True, id="nobody knows"),
         pytest.param({}, False, id="none is wanted"),
     ],
 )
-def test_the_registry_is_asked_only_when_no_image_is_here(
+def test_the_place_of_the_base_is_asked_only_when_an_image_is_not_here(
     images: dict[str, Any], asked: bool, ask: Questions
 ) -> None:
     with engine(ask, **images), served(("127.0.0.1", 0), {"/v2/": (401, {})}) as registry:
         url = f"http://127.0.0.1:{registry.port}/v2/"
-        found = host.probe(replace(ask, images=tuple(images), registry=url))
+        found = host.probe(replace(ask, images={tag.upper(): tag for tag in images}, base=url))
     assert bool(registry.seen) is asked
+    assert list(found.images) == [tag.upper() for tag in images]
     if asked:
-        assert isinstance(found.registry, Answer)
-        assert (found.registry.url, found.registry.status) == (url, 401)
+        assert isinstance(found.base, Answer)
+        assert (found.base.url, found.base.status) == (url, 401)
     else:
-        assert found.registry is None
+        assert found.base is None
 
 
-def test_a_registry_is_asked_without_any_engine(ask: Questions) -> None:
-    with served(("127.0.0.1", 0), {"/v2/": {}}) as registry:
-        found = host.probe(replace(ask, images=("a:1",), registry=f"http://127.0.0.1:{registry.port}/v2/"))
-    assert isinstance(found.registry, Answer)
+def test_a_mirror_is_asked_without_any_engine(ask: Questions) -> None:
+    with served(("127.0.0.1", 0), {"/debian": {}}) as mirror:
+        found = host.probe(replace(ask, images={"a": "a:1"}, base=f"http://127.0.0.1:{mirror.port}/debian"))
+    assert isinstance(found.base, Answer)
+    assert (found.base.status, [seen[:2] for seen in mirror.seen]) == (200, [("HEAD", "/debian")])
 
 
 def test_an_empty_folder_as_root_shows_nothing_of_this_machine(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deployer import images
 from deployer.host import Host
 from tests.stage.describe import Description
 from tests.stage.stage import LIBRARIES, Stage, build, described, missing
@@ -75,20 +76,21 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    """A local image with Python that runs programs built here."""
+    """A local image with Python that runs programs built here, one that `check --deep` looks for."""
     if os.uname().machine != "x86_64":
         pytest.skip("the images are for x86_64")
-    names = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    for name in names:
-        if name.startswith(("deployer/gateway:", "deployer/transformers:")):
-            return name
-    command = [sys.executable, "-m", "deployer", "build", "gateway:cpu", "--base", "archive"]
+    gateway = str(images.tag("gateway", "cpu"))
+    there = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    for name in (gateway, images.tag("transformers", "cpu"), images.tag("transformers", "cu130")):
+        if name in there:
+            return str(name)
+    command = [sys.executable, "-m", "deployer", "build", "gateway:cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         pytest.skip(
             f"there is no local image with Python, and none can be made: {done.stderr.strip()[-200:]}"
         )
-    return next(n for n in docker("images", "--format", "{{.Repository}}:{{.Tag}}").split() if "gateway" in n)
+    return gateway
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from typing import Any
 
 from tests.stage.describe import Description
 
+PLAIN = ("deb.debian.org",)  # Debian's archive signs what it serves
+
 
 @contextmanager
 def engine(said: dict[str, Any] | None, place: Path) -> Iterator[None]:
@@ -35,7 +37,7 @@ def engine(said: dict[str, Any] | None, place: Path) -> Iterator[None]:
 
 @contextmanager
 def network(said: Description, certificate: Path) -> Iterator[dict[str, int]]:
-    """Places that answer to HTTPS with the status described, and the port where each is played.
+    """Places that answer with the status described, over TLS unless named in `PLAIN`, and the port of each.
 
     A status of None: the name is not known here. 0: the question for the name is never answered, port 0."""
     with ExitStack() as stack:
@@ -50,7 +52,7 @@ def network(said: Description, certificate: Path) -> Iterator[dict[str, int]]:
                         socketserver.ThreadingTCPServer,
                         ("127.0.0.1", 0),
                         lambda path, status=status: (status, b""),
-                        certificate,
+                        None if name in PLAIN else certificate,
                     )
                 )
                 ports[name] = server.server_address[1]

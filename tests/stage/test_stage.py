@@ -85,7 +85,7 @@ def test_what_hangs_leaves_the_rest_of_the_audit_in_five_seconds(stage: Enter) -
     assert time.monotonic() - start < 5 + startup
     assert done.returncode in (0, 1), done.stderr
     host = json.loads(done.stdout)["host"]
-    for name in ("gpus", "cuda", "runtime", "images_disk", "models_disk", "engines_disk", "registry"):
+    for name in ("gpus", "cuda", "runtime", "images_disk", "models_disk", "engines_disk", "base"):
         assert set(host[name]) == {"unknown"}, name
     assert host["sources"] == {"https://huggingface.co": {"unknown": "no answer in 2 s"}}
     assert host["driver"]["version"] == "580.95.05"

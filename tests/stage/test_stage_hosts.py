@@ -30,6 +30,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "libraries.cuda": "580.95.05",
         "gpus.0.bus_width": 5120,
         "gpus.0.memory_clock": 2619,
+        "base.status": 200,
         "runtime.cdi_gpus": ("0", "all"),
     },
     "a100": {
@@ -246,7 +247,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "offline": {
         "ports.8000.owner": "python3 (pid 3311)",
         "ports.8000.free": False,
-        "registry": None,
+        "base": None,
         "sources.https://huggingface.co": Unknown("the name huggingface.co cannot be resolved"),
     },
 }

@@ -1,0 +1,275 @@
+"""Real builds: what is proven, what is refused, what is pushed, and that the same content gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deployer import images, resources
+from deployer.errors import BuildError
+from deployer.fetch import Web
+from deployer.home import Home
+from deployer.images import bake, builder, digests
+from deployer.images.bake import BuildSettings
+from deployer.images.target import Target
+from deployer.progress import Silent
+from tests.e2e.conftest import Box, free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.docker]
+PLATFORM = "linux/amd64"
+PROOF = "/usr/share/deployer/proof.json"
+
+
+def docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True)
+    assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def proof(reference: str) -> dict[str, object]:
+    """What the proof found in the image, which holds it."""
+    found: dict[str, object] = json.loads(docker("run", "--rm", "--entrypoint", "cat", reference, PROOF))
+    return found
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A real registry on this machine, empty: its address."""
+    if not shutil.which("docker-registry"):
+        reason = "docker-registry is not installed: apt-get install docker-registry"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    address = f"localhost:{free_port()}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+        "log": {"level": "error"},
+    }
+    path = tmp_path / "registry.yml"
+    path.write_text(json.dumps(settings))
+    with (tmp_path / "registry.log").open("w") as log:
+        child = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)
+        yield address
+        child.terminate()
+        child.wait(timeout=10)
+
+
+def build(target: Target, box: Box, **settings: object) -> None:
+    """A build as `deployer build` does it, of a target that is not one of the shipped recipes."""
+    ca = os.environ.get("SSL_CERT_FILE")
+    wheels = os.environ.get("PIP_FIND_LINKS")
+    web = Web(ca=Path(ca) if ca else None, wheelhouse=Path(wheels) if wheels else None)
+    wanted = BuildSettings(**settings)  # type: ignore[arg-type]
+    builder.build((target,), wanted, home=Home(box.home), web=web, progress=Silent())
+
+
+@pytest.mark.parametrize(
+    "name", ["gateway:cpu", "llamacpp:cpu", "transformers:cpu", "transformers:cu130"]
+)
+def test_the_same_content_gives_the_same_bytes_everywhere(box: Box, name: str) -> None:
+    """On a fresh machine this is a build from clean caches, compared with one that another machine made."""
+    row = box.json("build", name, timeout=3600)["images"][0]
+    target = images.target(*name.split(":"))
+    assert row["reference"] == target.reference
+    for below in target.line:
+        wanted = digests.recorded(below, PLATFORM)
+        assert wanted, f"{below.name} has changed: deployer build {below.name} --record"
+        assert digests.of(below.reference) == wanted, f"{below.name} is not what the same content gave before"
+
+
+def test_a_second_build_from_nothing_gives_the_same_image(box: Box) -> None:
+    first = box.json("build", "gateway:cpu")["images"][0]["reference"]
+    before = docker("image", "inspect", "--format", "{{.Id}}", first)
+    row = box.json("build", "gateway:cpu", "--no-cache")["images"][0]
+    assert row["built"] and docker("image", "inspect", "--format", "{{.Id}}", row["reference"]) == before
+    assert docker("images", "--quiet", "--filter", "dangling=true").split() == []
+
+
+def test_what_is_built_says_what_is_inside(box: Box) -> None:
+    reference = box.json("build", "transformers:cu130", timeout=3600)["images"][0]["reference"]
+    target = images.target("transformers", "cu130")
+    config = json.loads(docker("image", "inspect", reference))[0]["Config"]
+    assert config["User"] == "10001:10001"
+    environment = dict(word.split("=", 1) for word in config["Env"])
+    assert environment["NVIDIA_REQUIRE_CUDA"] == "cuda>=13.0" and environment["CUDA_VERSION"] == "13.0"
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    assert config["Labels"] == bake.labels(target)
+    found = proof(reference)
+    mapped = [path for path in found["process"]["mapped"] if "libcudnn" in path]  # type: ignore[index]
+    assert len(mapped) >= 8 and all("/site-packages/nvidia/cudnn/lib/" in path for path in mapped)
+    libraries = [one for one in found["libraries"] if one["family"] == "cudnn"]  # type: ignore[attr-defined]
+    assert {one["version"] for one in libraries} == {"9.20.0.48"}
+    assert found["sizes"]["bytes"] <= 4.9e9  # type: ignore[index]
+    assert found["problems"] == []
+
+
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str, step: str, **variant: str) -> Target:
+    """A recipe on `parent` whose only layer runs `step` as root, with the proof at its end."""
+    folder = tmp_path / "images"
+    shutil.copytree(resources.folder("images"), folder)
+    mine = folder / "planted"
+    mine.mkdir()
+    values = {"budget": "9 GB", "build_disk": "10 GB", **variant}
+    lines = "".join(f"    {key}: {value}\n" for key, value in values.items())
+    (mine / "image.yaml").write_text(
+        f'description: x\nversion: "1"\nuser: 10001\nparent: {parent}\nserver: [python3, --version]\n'
+        f"variants:\n  cu130:\n    description: x\n{lines}"
+    )
+    (mine / "Dockerfile").write_text(
+        f"FROM parent AS image\nARG SOURCE_DATE_EPOCH\nUSER 0:0\nRUN {step}\nUSER 10001:10001\n"
+        "FROM image AS proof\nARG SOURCE_DATE_EPOCH\n"
+        "RUN --mount=type=bind,from=tools,target=/tools --mount=type=bind,from=prover,target=/prover /tools/prove\n"
+        "FROM image\nCOPY --from=proof --chown=0:0 /tmp/proof/ /\n"
+    )
+    of_package = resources.folder
+    monkeypatch.setattr(resources, "folder", lambda name: folder if name == "images" else of_package(name))
+    images.load.cache_clear()
+    return images.target("planted", "cu130")
+
+
+@pytest.fixture(autouse=True)
+def shipped_recipes() -> Iterator[None]:
+    yield
+    images.load.cache_clear()
+
+
+SITE = "/opt/venv/lib/python3.11/site-packages"
+
+
+@pytest.mark.parametrize(
+    ("parent", "step", "variant", "said"),
+    [
+        (
+            "torch:cu130",
+            f"cp {SITE}/nvidia/cudnn/lib/libcudnn.so.9 /usr/lib/x86_64-linux-gnu/ && ldconfig",
+            {},
+            "cudnn: the loader reaches 2 files for libcudnn.so.9",
+        ),
+        ("torch:cu130", "true", {"pins": "{cudnn: 9.20.0.49}"}, "cudnn: 9.20.0.49 is pinned"),
+        ("torch:cu130", "true", {"pins": '{cuda: "12.9"}'}, "cuda: 12.9 is pinned"),
+        ("torch:cu130", "true", {"compute_capability": '["7.5", "8.0"]'}, "the label says 7.5 8.0"),
+        ("python:3.11", "true", {"pins": "{python: 3.11.3}"}, "python: 3.11.3 is pinned"),
+        ("python:3.11", "cp /usr/bin/true /usr/bin/x && chmod u+s /usr/bin/x", {}, "setuid: /usr/bin/x"),
+        ("python:3.11", "mkdir /srv/open && chmod 777 /srv/open", {}, "writable: /srv/open"),
+        ("python:3.11", "true", {"budget": "50 MB"}, "over the budget of 50.0 MB"),
+        ("python:3.11", "mv /usr/bin/python3.11 /usr/bin/gone", {}, "not found"),
+    ],
+    ids=["cudnn twice", "cudnn", "cuda", "label", "python", "setuid", "writable", "budget", "server"],
+)
+def test_the_proof_fails_the_build(
+    box: Box,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parent: str,
+    step: str,
+    variant: dict[str, str],
+    said: str,
+) -> None:
+    capability = '["7.5", "8.0", "8.6", "9.0", "10.0", "12.0"]' if "torch" in parent else "[]"
+    target = planted(tmp_path, monkeypatch, parent, step, **{"compute_capability": capability, **variant})
+    with pytest.raises(BuildError) as told:
+        build(target, box)
+    assert said in "\n".join(told.value.evidence), told.value.evidence
+
+
+def test_a_wheel_that_is_not_the_locked_one_is_refused(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(resources.folder("images"), folder)
+    lock = folder / "gateway/requirements.txt"
+    text = lock.read_text()
+    start = text.index("sha256:", text.index("starlette==")) + len("sha256:")
+    lines = text[start:].split("\n")
+    lock.write_text(text[:start] + "0" * 64 + text[start + 64 :].replace(lines[1] + "\n", "", 1))
+    monkeypatch.setattr(resources, "folder", lambda name: folder)
+    images.load.cache_clear()
+    with pytest.raises(BuildError) as told:
+        build(images.target("gateway", "cpu"), box)
+    assert "ash mismatch" in "\n".join(told.value.evidence)
+    assert told.value.hint and "other bytes than were locked" in told.value.hint
+
+
+def test_an_index_that_is_cut_off_is_named(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build's own way out is cut, not the host's: `sources` are here already."""
+    box.run("build", "gateway:cpu")
+    folder = tmp_path / "images"
+    shutil.copytree(resources.folder("images"), folder)
+    tool = folder / "tools/wheels"
+    tool.write_text(tool.read_text().replace("UV_CACHE_DIR=/root/.cache/uv", "UV_CACHE_DIR=/tmp/empty"))
+    monkeypatch.setattr(resources, "folder", lambda name: folder)
+    images.load.cache_clear()
+    target = images.target("gateway", "cpu")
+    with pytest.raises(BuildError) as told:
+        web = Web(index="http://127.0.0.1:9/simple")
+        builder.build((target,), BuildSettings(), home=Home(box.home), web=web, progress=Silent())
+    assert told.value.hint and "--index-url" in told.value.hint, told.value.evidence
+
+
+def test_pushed_by_digest_and_inspected_from_afar(box: Box, registry: str) -> None:
+    words = ("build", "gateway:cpu", "--registry", f"{registry}/team", "--tag", "stable")
+    row = box.json(*words, "--push")["images"][0]
+    assert row["reference"].startswith(f"{registry}/team/deployer/gateway:cpu-")
+    repository = row["reference"].rsplit(":", 1)[0]
+    for name in (row["reference"], f"{repository}:stable", f"{repository}@{row['digest']}"):
+        found = json.loads(docker("buildx", "imagetools", "inspect", name, "--format", "{{json .Manifest}}"))
+        assert found["digest"] == row["digest"]
+    again = box.json(*words, "--push")["images"][0]
+    assert again["digest"] == row["digest"], "the same content is the same manifest"
+
+
+def test_a_build_with_no_index_and_no_network(
+    box: Box, own_daemon: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine of its own has empty caches, and its builds no network: all comes from the wheelhouse."""
+    target = images.target("gateway", "cpu")
+    assert target.lock
+    box.run("build", "gateway:cpu")  # fetches the Debian packages and the pinned uv
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    command = [shutil.which("python3") or "python3", "-m", "pip", "download", "-q", "--no-deps", "--require-hashes"]
+    subprocess.run([*command, "-r", str(target.lock), "-d", str(wheels)], check=True)
+    monkeypatch.setenv("DOCKER_HOST", own_daemon[0])
+    settings = replace(BuildSettings(), network="none")
+    web = Web(index="http://127.0.0.1:9/simple", wheelhouse=wheels)
+    builder.build((target,), settings, home=Home(box.home), web=web, progress=Silent())
+    wanted = digests.recorded(target, PLATFORM)
+    assert digests.of(target.reference) == wanted
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(box: Box, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
+        reason = "needs root and mkfs.ext4: a file system of 200 MB is mounted"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    disk, root = tmp_path / "disk", Path(f"/tmp/deployer-small-{os.getpid()}")
+    root.mkdir()
+    subprocess.run(["truncate", "-s", "200M", str(disk)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(root)], check=True)
+    address = f"unix://{root}.sock"
+    command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]
+    command += ["--data-root", str(root), "--exec-root", f"{root}.exec", "-p", f"{root}.pid", "-H", address]
+    with (tmp_path / "dockerd.log").open("w") as log:
+        daemon = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            if subprocess.run(["docker", "-H", address, "version"], capture_output=True).returncode == 0:
+                break
+        child = box.start("build", "debian:12", env={**box.environment(), "DOCKER_HOST": address})
+        out, err = child.communicate(timeout=120)
+        assert child.returncode == 1 and out == "", err
+        assert f"the build needs 500 MB and {root} has" in err and "docker system prune" in err
+    finally:
+        daemon.terminate()
+        daemon.wait(timeout=30)
+        subprocess.run(["umount", str(root)], check=True)
+        root.rmdir()
+        shutil.rmtree(f"{root}.exec", ignore_errors=True)
