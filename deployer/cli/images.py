@@ -94,10 +94,10 @@ def inspect(
     if not gpus or (saved and not driver):
         found = host.load(Path(saved)) if saved else host.probe(here.questions((), ports=()))
     platform = _platform(found)
-    image = _find(reference, here, platform, remote=remote)
     asked = asking._asked(found, driver, gpus, Injection(inject) if inject else None, toolkit)
+    image = _find(reference, here, platform, remote=remote)
     facts: dict[str, Any] | None = None
-    unknown: str | None = "its layers are not on this engine: docker pull, then ask again"
+    unknown: str | None = "its layers are not here: docker pull, then ask again"
     if image.place == "engine":
         try:
             facts, unknown = look(image, here, screen, limit), None
@@ -194,14 +194,7 @@ def look(image: Image, here: Place, screen: show.Screen, limit: float = 600) -> 
 
     python = looking.python_tree(target, make, address=here.docker, home=here.home, progress=screen)
     screen.say(f"reading {image.reference}, {format_size(image.size)}")
-    return looking.look(
-        image.identity,
-        user=image.user,
-        environment=dict(image.environment),
-        address=here.docker,
-        python=python,
-        limit=limit,
-    )
+    return looking.look(image, python, address=here.docker, limit=limit)
 
 
 def _platform(found: Host | None) -> str:
@@ -289,7 +282,8 @@ def _lines(answer: Answer, asked: Asked) -> Iterator[str]:
     yield from _drawn([("host", about)])
     demand = replace(answer.demand, name=_printable(answer.demand.name))
     yield asking._answer(demand, replace(verdict, reason=_printable(verdict.reason)), True)
-    yield from _drawn(("problem", problem) for problem in answer.problems)
+    for problem in answer.problems:
+        yield from _drawn([("problem", problem)])
     yield ""
     if answer.facts is None:
         yield from _drawn([("inside", f"not known: {answer.unknown}")])
@@ -297,9 +291,10 @@ def _lines(answer: Answer, asked: Asked) -> Iterator[str]:
         yield from _drawn(summary.inside(image, answer.facts))
         if image.ours:
             yield ""
-            yield from _drawn(
-                [("lie", lie) for lie in answer.lies] or [("labels", "what they promise is there")]
-            )
+            for lie in answer.lies:
+                yield from _drawn([("lie", lie)])
+            if not answer.lies:
+                yield from _drawn([("labels", "what they promise is there")])
 
 
 def _printable(text: str) -> str:

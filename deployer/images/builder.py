@@ -204,7 +204,8 @@ def _contexts(
         copied = {f"{part}/{f}": p for part in recipe.copies for p, f in _part(target, f"package/{part}/")}
         found["package"] = view(home, copied, epoch)
     if target.lock:
-        trim = "".join(f"{glob}\n" for glob in target.variant.trim)
+        trim = "".join(f"trim {glob}\n" for glob in target.variant.trim)
+        trim += "".join(f"strip {path}\n" for path in target.variant.strip)
         found["order"] = view(home, {"lock": target.lock}, epoch, texts={"trim": trim})
         found["wheelhouse"] = view(home, _useful(web.wheelhouse, target), epoch)
     return found
@@ -219,7 +220,7 @@ def _part(target: Target, prefix: str) -> Iterator[tuple[Path, str]]:
 def _root(home: Home, steps: Mapping[str, Mapping[str, Path]], epoch: int) -> Path:
     """A folder with `root.tar`, the unpacked packages of the OS base; made once for each set of packages."""
     debs = sorted(path for group in steps.values() for path in group.values())
-    key = hashlib.sha256("\0".join(map(str, debs)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join(("2", *map(str, debs))).encode()).hexdigest()[:16]  # 2: of what unpack makes
     folder = home.sources / "views" / f"root-{key}"
     if not folder.exists():
         with home.scratch("root") as scratch:

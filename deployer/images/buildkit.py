@@ -120,7 +120,7 @@ def bake(
     command = ["docker", "buildx", "bake", *(["--builder", builder] if builder else [])]
     command += ["--progress=rawjson", f"--metadata-file={about}", "-f", "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    watch = _Watch(title, progress)
+    watch = _Watch(title, progress, tuple(definition.get("target", ())))
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as child:  # type: ignore[call-overload]
         try:
             try:
@@ -163,10 +163,14 @@ def _events(stream: IO[str], other: deque[str]) -> Iterator[dict[str, Any]]:
 
 
 class _Watch:
-    """What the steps say, for people while it runs and for the error when it fails."""
+    """What the steps say, for people while it runs and for the error when it fails.
 
-    def __init__(self, title: str, progress: Progress) -> None:
+    A step that several targets share is told of each; it is the first's in `order`, in which parents come first.
+    """
+
+    def __init__(self, title: str, progress: Progress, order: tuple[str, ...] = ()) -> None:
         self._title, self._progress = title, progress
+        self._order = {key: number for number, key in enumerate(order)}
         self._names: dict[str, str] = {}
         self._said: set[str] = set()
         self._timed: set[str] = set()
@@ -184,8 +188,10 @@ class _Watch:
             self._log(log)
 
     def _vertex(self, vertex: dict[str, Any]) -> None:
-        digest, name = vertex["digest"], vertex.get("name", "")
-        self._names[digest] = name
+        digest = vertex["digest"]
+        name = self._names[digest] = min(
+            (found for found in (vertex.get("name"), self._names.get(digest)) if found), key=self._place, default=""
+        )
         if error := vertex.get("error"):
             if "context canceled" not in error:  # another step's failure ended this one
                 self._failed = (digest, error)
@@ -199,6 +205,10 @@ class _Watch:
                 if seconds >= 2 and digest not in self._timed:
                     self._timed.add(digest)
                     self._progress.say(f"build: {shown} took {format_duration(seconds)}")
+
+    def _place(self, name: str) -> int:
+        target = re.match(r"\[([^\s\]]+)", name)
+        return self._order.get(target[1], len(self._order)) if target else len(self._order)
 
     def _status(self, status: dict[str, Any]) -> None:
         total = status.get("total") or 0
@@ -223,8 +233,8 @@ class _Watch:
             self._lines.setdefault(digest, deque(maxlen=30)).append(line)
 
     def error(self) -> BuildError:
-        for (digest, _), said in self._begun.items():
-            self._line(digest, said)
+        for (step_, _), begun in self._begun.items():
+            self._line(step_, begun)
         self._begun.clear()
         digest, said = self._failed or ("", "")
         lines = [*self._lines.get(digest, ()), *([] if digest else self.other)]

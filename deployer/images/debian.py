@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIRROR = "http://deb.debian.org"
 SNAPSHOT = "http://snapshot.debian.org/archive"  # keeps every version that the archive ever had
 _MERGED = ("bin", "sbin", "lib", "lib64")  # links into /usr since Debian 12; packages may still name the old paths
+# BuildKit mounts over these; where they are missing it makes them, and with that a change of /etc in every layer.
+_MOUNTED = ("etc/hosts", "etc/resolv.conf")
 _CONNECTIONS = 8
 
 
@@ -184,6 +186,9 @@ def unpack(debs: Iterable[Path], archive: Path) -> None:
                     if member.name and not (member.isdir() and member.name in seen):
                         seen.add(member.name)
                         out.addfile(member, inner.extractfile(member) if member.isreg() else None)
+        for name in _MOUNTED:
+            if name not in seen:
+                out.addfile(tarfile.TarInfo(name))
 
 
 def _data(deb: Path) -> tarfile.TarFile:

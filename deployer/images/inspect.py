@@ -36,7 +36,7 @@ ENGINES = (
 )
 # Libraries without whose code for a card an engine does not run on it; others are chosen by card at run time.
 _MAIN = re.compile(
-    r"/(libtorch_cuda(_\w+)?|libggml-cuda|vllm/_C[.\w-]*|libctranslate2|libtensorflow_\w+|libonnxruntime_providers_cuda)\.so"
+    r"/(libtorch_cuda(_cu|_cpp)?|libggml-cuda|vllm/_C[.\w-]*|libctranslate2|libtensorflow_\w+|libonnxruntime_providers_cuda)\.so"
 )
 _LIMIT_S = 60
 _HINTS = (
@@ -325,6 +325,6 @@ def _code(label: tuple[str, ...], library: Mapping[str, Any]) -> Iterator[str]:
     more = [code for code, count in counts.items() if code not in label and count >= typical]
     if lacks or more:
         yield (
-            f"compute capability: the label says {' '.join(label)}, and {library['path']} "
+            f"architectures: the label says {' '.join(label)}, and {library['path']} "
             f"has code for {' '.join(counts) or 'none'}"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,28 +27,22 @@ if TYPE_CHECKING:
     import docker as sdk
     from docker.models.containers import Container
 
+    from deployer.images.inspect import Image
+
 LIMIT_S = 600  # an image of 30 GB on a slow disk takes minutes
 _WHERE = "/.deployer-look"  # in the container; the proof leaves out what is mounted
 _LABEL = "io.deployer.once"
+_OWNER = "io.deployer.owner"  # the process that made it, as host:pid
 _LAYOUT = 1  # of the tar that `_pack` makes; a change of it makes it anew
 _TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 _UNUSED = ("test", "unittest", "pydoc_data", "lib2to3", "distutils", "ensurepip", "idlelib", "tkinter")
 
 
-def look(
-    identity: str,
-    *,
-    user: str,
-    environment: dict[str, str],
-    address: str,
-    python: Path,
-    limit: float = LIMIT_S,
-) -> dict[str, Any]:
-    """The facts of the image `identity` on the engine at `address`, as `inside.py` writes them.
+def look(image: Image, python: Path, *, address: str, limit: float = LIMIT_S) -> dict[str, Any]:
+    """The facts of an image on the engine at `address`, as `inside.py` writes them; `python` is a `python_tree`.
 
-    `user` and `environment` are what the image's configuration says, `python` is what `python_tree` gave. Raises
-    DeployerError when it takes more than `limit` seconds or cannot be read, RuntimeUnavailable when the engine
-    refuses.
+    Raises DeployerError when it takes more than `limit` seconds or cannot be read, RuntimeUnavailable when the engine
+    does not answer or refuses.
     """
     import docker.errors
     import requests
@@ -55,7 +50,8 @@ def look(
     client = engine(address)
     container: Container | None = None
     try:
-        container = client.containers.create(identity, **_options(user, environment))
+        _sweep(client)
+        container = client.containers.create(image.identity, **_options(image))
         with python.open("rb") as file:
             container.put_archive(_WHERE, file)
         container.put_archive(_WHERE, _program())
@@ -64,17 +60,17 @@ def look(
             code = container.wait(timeout=limit)["StatusCode"]
         except requests.exceptions.RequestException as error:
             raise DeployerError(
-                f"reading {identity[:19]} was not done after {format_duration(limit)}",
-                hint="a busy or slow disk: try again, or with more time: --limit",
+                f"reading {image.reference} was not done after {format_duration(limit)}",
+                hint="a busy or slow disk: try again; `deployer images inspect` has --limit",
             ) from error
         if code:
             said = container.logs(tail=5).decode(errors="replace").strip().splitlines()
-            raise DeployerError(f"{identity[:19]} could not be read: exit code {code}", evidence=said)
+            raise DeployerError(f"{image.reference} could not be read: exit code {code}", evidence=said)
         facts: dict[str, Any] = json.loads(_member(container, f"{_WHERE}/facts.json"))
         return facts
     except docker.errors.APIError as error:
         raise RuntimeUnavailable(
-            f"the engine starts no container of {identity[:19]}: {error.explanation or error}",
+            f"the engine starts no container of {image.reference}: {error.explanation or error}",
             hint="it must allow volumes and the capability DAC_READ_SEARCH",
         ) from error
     finally:
@@ -96,7 +92,7 @@ def python_tree(
     if not _is_here(client, target.reference):
         progress.say(f"{target.reference} brings the Python that reads images; it is made once")
         make()
-    container = client.containers.create(target.reference, command=["true"], labels={_LABEL: "look"})
+    container = client.containers.create(target.reference, command=["true"], labels=_labels())
     try:
         with home.scratch("look") as scratch:
             architecture = str(client.images.get(target.reference).attrs["Architecture"])
@@ -104,9 +100,7 @@ def python_tree(
             name = f"python{target.variant.name}"
             _take(container, f"usr/lib/{name}", scratch / "lib" / name)
             _take(container, f"usr/bin/{name}", scratch / "bin")
-            _pack(scratch, name, scratch / "python.tar")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (scratch / "python.tar").replace(path)
+            _pack(scratch, name, path)
     finally:
         _remove(container)
     return path
@@ -128,7 +122,7 @@ def engine(address: str) -> sdk.DockerClient:
         ) from error
 
 
-def _options(user: str, environment: dict[str, str]) -> dict[str, Any]:
+def _options(image: Image) -> dict[str, Any]:
     """Of the container: nothing of the image's configuration acts in it.
 
     Its variables are taken out, so that neither the loader (LD_PRELOAD) nor NVIDIA's runtime heeds them; so is its
@@ -140,10 +134,10 @@ def _options(user: str, environment: dict[str, str]) -> dict[str, Any]:
     program += [f"{_WHERE}/bin/python3", "-I", "-S", "-B", "-X", "utf8", f"{_WHERE}/inside.py"]
     return {
         "entrypoint": program,
-        "command": [user, environment.get("LD_LIBRARY_PATH", ""), f"{_WHERE}/facts.json"],
+        "command": [image.user, image.environment.get("LD_LIBRARY_PATH", ""), f"{_WHERE}/facts.json"],
         "user": "0:0",
         "working_dir": "/",
-        "environment": dict.fromkeys(environment),
+        "environment": dict.fromkeys(image.environment),
         "healthcheck": {"test": ["NONE"]},
         "network_mode": "none",
         "read_only": True,
@@ -155,8 +149,20 @@ def _options(user: str, environment: dict[str, str]) -> dict[str, Any]:
             Mount(_WHERE, None, type="volume"),
             Mount("/etc/ld.so.preload", "/dev/null", type="bind", read_only=True),
         ],
-        "labels": {_LABEL: "look"},
+        "labels": _labels(),
     }
+
+
+def _labels() -> dict[str, str]:
+    return {_LABEL: "look", _OWNER: f"{platform.node()}:{os.getpid()}"}
+
+
+def _sweep(client: sdk.DockerClient) -> None:
+    """Removes what commands left that were killed."""
+    for left in client.containers.list(all=True, filters={"label": f"{_LABEL}=look"}, ignore_removed=True):
+        node, _, process = left.labels.get(_OWNER, "").rpartition(":")
+        if node == platform.node() and not Path("/proc", process).exists():
+            _remove(left)
 
 
 def _program() -> bytes:
@@ -237,7 +243,11 @@ def _pack(root: Path, name: str, archive: Path) -> None:
         more = {other for found in needed for other in _needs(libraries / found)}
     modules = libraries / name / "lib-dynload"
     unfit = {path.name for path in modules.iterdir() if not _needs(path) <= needed}
-    with tarfile.open(archive, "w") as out:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    aside = archive.with_name(
+        f".{archive.name}.{os.getpid()}"
+    )  # beside it: a rename stays on one file system
+    with tarfile.open(aside, "w") as out:
         out.add(root / "bin" / name, "bin/python3")
         for library in sorted(needed):
             inside = "ld.so" if library.startswith("ld-linux") else library
@@ -247,6 +257,7 @@ def _pack(root: Path, name: str, archive: Path) -> None:
             f"lib/{name}",
             filter=lambda member: None if member.name.rpartition("/")[2] in unfit else member,
         )
+    aside.replace(archive)
 
 
 def _needs(library: Path) -> set[str]:

@@ -32,8 +32,8 @@ class Variant:
     `budget` (the finished image) and `build_disk` (free space that a build from nothing needs) are bytes.
     `requirements` is a hash-locked file of wheels: a name in the recipe's folder, or a path for one that was made
     here. `packages` are Debian packages by step, beside those of the recipe. `trim` are globs under site-packages
-    that the image leaves out. `fatbins` are globs of libraries whose compiled architectures are to be exactly
-    `compute_capability`.
+    that the image leaves out, `strip` libraries there that lose their symbol tables. `fatbins` are globs of
+    libraries whose compiled architectures are to be exactly `compute_capability`.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Variant:
     compute_capability: tuple[str, ...] = ()
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trim: tuple[str, ...] = ()
+    strip: tuple[str, ...] = ()
     fatbins: tuple[str, ...] = ()
 
 
@@ -128,7 +129,7 @@ def _variant(name: str, raw: dict[str, Any]) -> Variant:
                 "budget": parse_size(str(raw["budget"])),
                 "build_disk": parse_size(str(raw["build_disk"])),
                 "packages": _tuples(raw.get("packages", {})),
-                **{key: _tuple(key, raw.get(key, [])) for key in ("compute_capability", "trim", "fatbins")},
+                **{key: _tuple(key, raw.get(key, [])) for key in ("compute_capability", "trim", "strip", "fatbins")},
             }
         )
     )

@@ -65,9 +65,7 @@ def write(
         )
 
     python = python_tree(tool, make, address=address, home=home, progress=progress)
-    facts = look(
-        image.identity, user=image.user, environment=dict(image.environment), address=address, python=python
-    )
+    facts = look(image, python, address=address)
     path = folder / f"{target.recipe.name}-{target.variant.name}.cdx.json"
     write_whole(path.absolute(), document(image, facts, target).encode())
     progress.say(f"sbom: {path}")

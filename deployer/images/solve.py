@@ -16,8 +16,8 @@ from deployer.images.lock import Change
 _FILE = """\
 FROM {image} AS solve
 ARG TIME
-RUN --mount=type=bind,from=tools,target=/tools --mount=type=secret,id=ca,target=/run/secrets/ca \\
-    --mount=type=bind,from=below,target=/below --mount=type=secret,id=outside,target=/run/secrets/outside \\
+RUN --mount=type=bind,from=tools,target=/tools --mount=type=secret,id=ca,target=/ca \\
+    --mount=type=bind,from=below,target=/below --mount=type=secret,id=outside,target=/outside \\
     mkdir /solved {commands}
 FROM scratch
 COPY --from=solve /solved/ /

@@ -185,10 +185,10 @@ variants:
 """
 
 
-def test_a_folder_is_an_image(checkout: Checkout) -> None:
-    checkout.write("images/mine/image.yaml", GOOD)
+def test_a_folder_is_an_image(bare: Checkout) -> None:
+    bare.write("images/mine/image.yaml", GOOD)
     recipe = images.load("mine")
-    assert "mine" in images.names()
+    assert images.names() == ("mine",)
     assert recipe.variant("cpu").budget == 90_000_000
     assert recipe.variant("cpu").compute_capability == ("7.5",)
     assert recipe.packages == {"image": ("libgomp1",)} and recipe.sources[0].platform is None
@@ -224,10 +224,10 @@ def test_what_is_no_image_is_told_with_those_there_are(name: str) -> None:
         pytest.param("size: 1}", "size: 1, bytes: 1}", "no place for `bytes`", id="unknown key of a source"),
     ],
 )
-def test_a_wrong_file_is_told(checkout: Checkout, old: str, new: str, said: str) -> None:
-    checkout.write("images/mine/image.yaml", GOOD.replace(old, new))
+def test_a_wrong_file_is_told(bare: Checkout, old: str, new: str, said: str) -> None:
+    bare.write("images/mine/image.yaml", GOOD.replace(old, new))
     with pytest.raises(QuestionError) as caught:
         images.load("mine")
-    assert str(checkout.root / "images/mine/image.yaml") in caught.value.message
+    assert str(bare.root / "images/mine/image.yaml") in caught.value.message
     assert said in caught.value.message
     assert caught.value.hint == "see docs/images.md"
