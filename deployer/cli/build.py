@@ -29,7 +29,6 @@ from deployer.quantity import format_size
 @click.option("--cache-from", multiple=True, metavar="REF|type=…", help="Where finished steps come from.")
 @click.option("--cache-to", multiple=True, metavar="REF|type=…",
               help="Where they go; {image} and {variant} are filled in.")  # fmt: skip
-@click.option("--network", type=click.Choice(["default", "host", "none"]), help="Network of build steps.")
 @click.option("--no-cache", is_flag=True, help="Build every step again.")
 @click.option("--provenance", type=click.Choice(["min", "max"]), help="Attach BuildKit's provenance.")
 @click.option("--sbom", metavar="FOLDER", type=click.Path(file_okay=False), help="Write a CycloneDX SBOM of each.")
@@ -68,6 +67,8 @@ def command(
     settings = here.settings(platform=platform or this_platform(), **words)
     if settings.push and not settings.registry and not any("/" in tag for tag in settings.tags):
         raise QuestionError("--push to where?", hint="name it: --registry HOST/PATH")
+    if changes and (everyone or listing or planning or lock or not names):
+        raise QuestionError("--set needs the names of images", hint="deployer build transformers:cu130 --set …")
     if planning:
         import deployer.images.matrix as matrix
 
@@ -139,7 +140,12 @@ def _build(
 ) -> None:
     from deployer.images import bake
 
-    there = {t.key: not settings.push and not settings.no_cache and _is_here(t, here, settings) for t in targets}
+    if sbom:
+        from deployer.images.sbom import require
+
+        require()
+    again = settings.push or settings.no_cache or settings.platform != this_platform()  # the tag names no platform
+    there = {t.key: not again and _is_here(t, here, settings) for t in targets}
     wanted = tuple(t for t in targets if not there[t.key])
     digests = {}
     if wanted:

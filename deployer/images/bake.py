@@ -21,7 +21,7 @@ class BuildSettings:
     """How images are built; what is None is as the engine has it.
 
     `base` is the word for the OS base: `archive`, or a reference of a registry's image. `registry` goes before every
-    name that is pushed. `apt_mirror` stands for http://deb.debian.org. `network` is BuildKit's: `none` or `host`.
+    name that is pushed. `apt_mirror` stands for http://deb.debian.org.
     """
 
     base: str = ARCHIVE
@@ -37,7 +37,6 @@ class BuildSettings:
     cache_to: tuple[str, ...] = ()
     provenance: str | None = None
     builder: str | None = None
-    network: str | None = None
 
 
 def definition(
@@ -95,8 +94,6 @@ def _target(
     }
     if settings.no_cache:
         made["no-cache"] = True
-    if settings.network:
-        made["network"] = settings.network
     if settings.cache_from:
         made["cache-from"] = [_cache(word, target) for word in settings.cache_from]
     if settings.cache_to:

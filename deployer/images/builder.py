@@ -292,7 +292,7 @@ def secrets(settings: BuildSettings, web: Web, target: Target, scratch: Path) ->
         words["UV_DEFAULT_INDEX"] = web.index
     names = _useful(web.wheelhouse, target)
     if target.lock and len({*map(_version_of, names)}) == len(parse(target.lock.read_text())):
-        words["UV_NO_INDEX"] = "1"
+        words["UV_OFFLINE"] = "1"
     extra = target.variant.extra_index
     if extra and not any(name.startswith("torch-") for name in names):
         words["UV_INDEX"] = extra

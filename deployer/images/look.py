@@ -244,9 +244,8 @@ def _pack(root: Path, name: str, archive: Path) -> None:
     modules = libraries / name / "lib-dynload"
     unfit = {path.name for path in modules.iterdir() if not _needs(path) <= needed}
     archive.parent.mkdir(parents=True, exist_ok=True)
-    aside = archive.with_name(
-        f".{archive.name}.{os.getpid()}"
-    )  # beside it: a rename stays on one file system
+    # beside it: a rename stays on one file system
+    aside = archive.with_name(f".{archive.name}.{os.getpid()}")
     with tarfile.open(aside, "w") as out:
         out.add(root / "bin" / name, "bin/python3")
         for library in sorted(needed):

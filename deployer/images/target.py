@@ -81,8 +81,8 @@ class Target:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that the image's content follows from."""
-        about = asdict(self.recipe) | {"variants": None, "folder": None, "description": None}
-        own = asdict(self.variant) | {"description": None, "requirements": None}
+        about = asdict(self.recipe) | {"variants": None, "folder": None}
+        own = asdict(self.variant) | {"requirements": None}
         below = self.parent.reference if isinstance(self.parent, Target) else self.parent
         words = [about, own, below, [used.reference for used in self.uses]]
         digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())

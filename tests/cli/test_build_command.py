@@ -187,7 +187,6 @@ def test_what_is_refused_before_anything_is_fetched(
         (("--ca-cert", "/no/such/file"), "/no/such/file"),
         (("--wheelhouse", "/no/such/folder"), "/no/such/folder"),
         (("--sbom", __file__), "is a file"),
-        (("--network", "bridge"), "bridge"),
     ],
 )
 def test_words_that_no_option_takes(words: tuple[str, ...], said: str, run: Run) -> None:
