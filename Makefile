@@ -21,6 +21,7 @@ test: lint types unit e2e
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .
+	$(BIN)/hadolint -c images/.hadolint.yaml images/*/Dockerfile
 
 types: $(VENV)/.developer
 	$(BIN)/mypy
