@@ -32,7 +32,6 @@ from deployer.quantity import format_size
 @click.option("--no-cache", is_flag=True, help="Build every step again.")
 @click.option("--provenance", type=click.Choice(["min", "max"]), help="Attach BuildKit's provenance.")
 @click.option("--sbom", metavar="FOLDER", type=click.Path(file_okay=False), help="Write a CycloneDX SBOM of each.")
-@click.option("--record", is_flag=True, help="Keep the digests, for later builds to compare with.")
 @click.option("--lock", is_flag=True, help="Make the locks again, show what changed, and build nothing.")
 @click.option("--plan", "planning", is_flag=True, help="Print what there is to build, as CI needs it.")
 @click.option("--since", metavar="REVISION", help="With --plan: name what changed since a git revision.")
@@ -47,7 +46,6 @@ def command(
     everyone: bool,
     listing: bool,
     changes: tuple[str, ...],
-    record: bool,
     lock: bool,
     planning: bool,
     since: str | None,
@@ -89,11 +87,6 @@ def command(
         _foretell(targets, here, settings, as_json=as_json)
         return
     _build(targets, here, settings, screen, sbom, as_json=as_json)
-    if record:
-        from deployer.images import digests
-
-        for target in targets:
-            digests.record(target, settings.platform, digests.of(target.reference))
 
 
 def this_platform() -> str:

@@ -15,7 +15,7 @@ from deployer.errors import BuildError, HashMismatch, NoSpace
 from deployer.fetch import Web, download, free_bytes
 from deployer.fetch.index import find_file
 from deployer.home import Home
-from deployer.images import bake, buildkit, debian, digests
+from deployer.images import bake, buildkit, debian
 from deployer.images.bake import PLATFORMS, BuildSettings
 from deployer.images.lock import parse
 from deployer.images.recipe import Recipe, Source
@@ -56,21 +56,12 @@ def build(
             named=buildkit.driver(settings.builder) == "docker",
         )
         progress.say(f"build: {title}")
-        made_digests = buildkit.bake(definition, title, progress, scratch, builder=settings.builder)
+        digests = buildkit.bake(definition, title, progress, scratch, builder=settings.builder)
     for target in targets:
         reference = bake.references(target, settings)[0]
-        where = "pushed" if settings.push else f"{format_size(size_of(reference))}{_same(target, settings, reference)}"
+        where = "pushed" if settings.push else format_size(size_of(reference))
         progress.say(f"build: {reference}, {where}")
-    return made_digests
-
-
-def _same(target: Target, settings: BuildSettings, reference: str) -> str:
-    """Whether it is bit for bit what the same content gave elsewhere, where that is known."""
-    wanted = digests.recorded(target, settings.platform)
-    if wanted is None:
-        return ""
-    found = digests.of(reference)
-    return ", bit for bit the recorded one" if found == wanted else f", and its layers are {found}, not {wanted}"
+    return digests
 
 
 def architecture_of(platform: str) -> str:
