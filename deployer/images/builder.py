@@ -228,11 +228,11 @@ def view(
     texts: Mapping[str, str] | None = None,
     folders: Iterator[str] | set[str] = frozenset(),  # type: ignore[assignment]
 ) -> Path:
-    """A folder under the home with exactly these `files` and `texts`, each with the time `epoch`.
+    """A folder under the home with exactly these `files` and `texts`.
 
     BuildKit reads whole folders; this one has nothing that the build does not need, and is kept for the next build.
     """
-    digest = hashlib.sha256(f"{epoch}\0{sorted(folders)}".encode())
+    digest = hashlib.sha256(f"2\0{epoch}\0{sorted(folders)}".encode())  # 2: of how files are dated
     for name, path in sorted(files.items()):
         status = path.stat()
         digest.update(f"{name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -248,13 +248,13 @@ def view(
                 _put(path, scratch / name, epoch)
             for name, text in (texts or {}).items():
                 (scratch / name).write_text(text)
-                os.utime(scratch / name, (epoch, epoch))
+                _date(scratch / name, epoch)
             _move(scratch, folder)
     return folder
 
 
 def _put(path: Path, place: Path, epoch: int) -> None:
-    """A copy with the time `epoch`; large files, which no layer takes as they are, are linked if possible."""
+    """A copy; large files, whose names hold their version, are linked if possible."""
     if path.stat().st_size > 1_000_000:
         try:
             os.link(path, place)
@@ -263,7 +263,17 @@ def _put(path: Path, place: Path, epoch: int) -> None:
             pass
     shutil.copyfile(path, place)
     place.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-    os.utime(place, (epoch, epoch))
+    _date(place, epoch)
+
+
+def _date(path: Path, epoch: int) -> None:
+    """Gives a file a time that its content decides.
+
+    BuildKit takes a file of the same name, size and time for the one that it was sent before, so equal times for all
+    would hide a change of one digit; the time goes into no layer.
+    """
+    past = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) % 1_000_000_000
+    os.utime(path, (epoch - past, epoch - past))
 
 
 def _move(scratch: Path, folder: Path) -> None:
