@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from deployer import resources
@@ -22,8 +22,6 @@ from deployer.images.recipe import Recipe, Source
 from deployer.images.target import ARCHIVE, OS, PROOF, Target
 from deployer.progress import Progress
 from deployer.quantity import format_size
-
-__all__ = ["BuildSettings", "build", "fetch_sources"]
 
 
 def build(
@@ -226,7 +224,7 @@ def view(
     epoch: int,
     *,
     texts: Mapping[str, str] | None = None,
-    folders: Iterator[str] | set[str] = frozenset(),  # type: ignore[assignment]
+    folders: Collection[str] = (),
 ) -> Path:
     """A folder under the home with exactly these `files` and `texts`.
 

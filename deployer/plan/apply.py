@@ -18,7 +18,7 @@ from deployer.fetch import Web
 from deployer.frozen import dataclass
 from deployer.home import Home, write_whole
 from deployer.images import builder
-from deployer.images.builder import BuildSettings
+from deployer.images.bake import BuildSettings
 from deployer.models.pull import pull
 from deployer.plan import acceptance
 from deployer.plan.acceptance import Measured
