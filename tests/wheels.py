@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from deployer import images
 from deployer.fetch import Web, download
-from deployer.fetch.index import find_file
+from deployer.fetch.wheel import find_file
+from deployer.images import recipe as recipes
 from deployer.progress import Silent
 from tests.servers import JSON_INDEX, Handler, Server
 
@@ -142,11 +142,10 @@ class WheelIndex(Server):
 
 def uv_wheel() -> tuple[Path, str]:
     """The recipes' own pinned wheel of uv and its SHA-256, fetched once for all tests."""
-    every = (source for name in images.names() for source in images.load(name).sources)
-    source = next(s for s in every if s.package.startswith("uv==") and s.platform in (None, "linux/amd64"))
+    source = next(s for s in recipes.uv() if s.platform == "linux/amd64")
     path = CACHE / "sources" / source.file
     if not path.exists():
         with Web().client() as client:
-            url, _ = find_file(client, None, "uv", source.file)
+            url = find_file(client, None, "uv", source.file).url
             download(client, url, path, sha256=source.sha256, size=source.size, progress=Silent())
     return path, source.sha256

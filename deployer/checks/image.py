@@ -235,11 +235,10 @@ def _platform(host: Host, profile: Profile) -> Finding:
 def lacking(target: Target, architecture: str) -> tuple[str, str] | None:
     """What the image, or one that it is made with, lacks for this architecture (Debian's name), and what mends it."""
     files, locks = set(), []
-    for recipe, variant in ((made.recipe, made.variant) for made in target.needed):
-        here = {
-            source.package for source in recipe.sources if source.platform in (None, f"linux/{architecture}")
-        }
-        files |= {source.package for source in recipe.sources} - here
+    for made in target.needed:
+        recipe, variant = made.recipe, made.variant
+        here = {source.package for source in made.sources if source.platform in (None, f"linux/{architecture}")}
+        files |= {source.package for source in made.sources} - here
         locked = (recipe.folder / f"packages-{architecture}.tsv").exists()
         locks += [recipe.name] if (recipe.packages or variant.packages) and not locked else []
     if files:

@@ -9,18 +9,21 @@ import click
 
 from deployer import images
 from deployer.cli import show
-from deployer.cli.place import Place, build_options, place
+from deployer.cli.place import Place, build_options, place, this_platform
 from deployer.errors import QuestionError
 from deployer.images import Target, Variant
 from deployer.images.bake import PLATFORMS, BuildSettings
 from deployer.quantity import format_size
+
+SETTABLE = ("cudnn", "compute_capability")
 
 
 @click.command("build")
 @click.argument("names", nargs=-1, metavar="[IMAGE[:VARIANT]]...")
 @click.option("--all", "everyone", is_flag=True, help="Every variant of every image.")
 @click.option("--list", "listing", is_flag=True, help="List the images and their variants.")
-@click.option("--set", "changes", multiple=True, metavar="cudnn=VERSION", help="Another cuDNN, locked and proven.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="cudnn=VERSION: another, locked, proven; compute_capability=8.6,9.0: compile for them.")  # fmt: skip
 @click.option("--push", is_flag=True, help="Push to the registry instead of keeping it on this engine.")
 @click.option("--registry", metavar="HOST/PATH", help="Goes before the name of every image.")
 @click.option("--tag", "tags", multiple=True, help="A further tag, or a whole reference.")
@@ -62,7 +65,7 @@ def command(
     """
     ways = {key: words.pop(key) for key in ("base", "index_url", "ca_cert", "wheelhouse", "apt_mirror", "proxy")}
     here = place(ctx, **ways)
-    settings = here.settings(platform=platform or this_platform(), **words)
+    settings = here.settings(**({"platform": platform} if platform else {}), **words)
     if settings.push and not settings.registry and not any("/" in tag for tag in settings.tags):
         raise QuestionError("--push to where?", hint="name it: --registry HOST/PATH")
     if changes and (everyone or listing or planning or lock or not names):
@@ -89,13 +92,6 @@ def command(
     _build(targets, here, settings, screen, sbom, as_json=as_json)
 
 
-def this_platform() -> str:
-    """The platform of this machine, as `linux/amd64`."""
-    import platform
-
-    return {"aarch64": "linux/arm64", "arm64": "linux/arm64"}.get(platform.machine(), "linux/amd64")
-
-
 def _targets(
     names: tuple[str, ...], everyone: bool, base: str, instead: dict[str, Variant]
 ) -> tuple[Target, ...]:
@@ -115,11 +111,20 @@ def _instead(
     if not changes:
         return {}
     from deployer.cli import lock
+    from deployer.images import repin
 
     asked = dict(change.partition("=")[::2] for change in changes)
-    if set(asked) != {"cudnn"} or not asked["cudnn"]:
-        raise QuestionError(f"--set {changes[0]}: only cudnn can be set", hint="for example --set cudnn=9.24.0.43")
-    return lock.repinned(_targets(names, False, images.ARCHIVE, {}), asked["cudnn"], here, screen)
+    if unknown := [key for key, value in asked.items() if key not in SETTABLE or not value]:
+        raise QuestionError(
+            f"--set {unknown[0]}={asked[unknown[0]]}: what can be set is {' and '.join(SETTABLE)}",
+            hint="for example --set cudnn=9.24.0.43",
+        )
+    targets, found = _targets(names, False, images.ARCHIVE, {}), {}
+    if "cudnn" in asked:
+        found = lock.repinned(targets, asked["cudnn"], here, screen)
+    if "compute_capability" in asked:
+        found |= {t.name: repin.recompiled(t.variant, asked["compute_capability"]) for t in targets}
+    return found
 
 
 def _build(

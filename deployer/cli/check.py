@@ -126,10 +126,10 @@ def _tried(found: Host, here: Place, candidates: Sequence[Profile]) -> Host:
 
     def make() -> str:
         """The smallest image with Python; GPU profiles need it anyway."""
-        from deployer.images import bake, builder
+        from deployer.images import builder
 
         target = images.target("gateway", "cpu")
-        builder.build((target,), bake.BuildSettings(), home=here.home, web=here.web, progress=screen)
+        builder.build((target,), here.settings(), home=here.home, web=here.web, progress=screen)
         return target.reference
 
     return replace(found, deep=ways.tried(found, here.docker, tags, make, screen))

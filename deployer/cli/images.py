@@ -13,9 +13,8 @@ import click
 from deployer import compat, host, images
 from deployer.cli import compat as asking
 from deployer.cli import show
-from deployer.cli.build import this_platform
 from deployer.cli.compat import Asked
-from deployer.cli.place import Place, place
+from deployer.cli.place import Place, place, this_platform
 from deployer.compat import Demand, Injection, Kind, Verdict
 from deployer.errors import DeployerError, QuestionError, RuntimeUnavailable
 from deployer.frozen import dataclass
@@ -189,7 +188,7 @@ def look(image: Image, here: Place, screen: show.Screen, limit: float = 600) -> 
     def make() -> None:
         from deployer.images import builder
 
-        settings = here.settings(platform=this_platform())
+        settings = here.settings()
         builder.build((target,), settings, home=here.home, web=here.web, progress=screen)
 
     python = looking.python_tree(target, make, address=here.docker, home=here.home, progress=screen)

@@ -14,7 +14,8 @@ from deployer.cli import show
 from deployer.cli.place import Place
 from deployer.errors import QuestionError
 from deployer.home import write_whole
-from deployer.images import Target, Variant, bake, builder, debian, lock, repin, solve
+from deployer.images import Target, Variant, bake, builder, context, debian, lock, repin, solve
+from deployer.images import recipe as recipes
 from deployer.images.bake import BuildSettings
 from deployer.images.lock import Change
 
@@ -99,7 +100,7 @@ def _packages(
                 architecture=architecture,
                 snapshot=snapshot,
                 below=tuple(p for t in target.line[:-1] for p in _locked(t, architecture)),
-                secrets=builder.secrets(settings, here.web, target, scratch),
+                secrets=context.secrets(settings, here.web, target, scratch),
                 into=scratch,
             )
         old = debian.read(path) if path.exists() else None
@@ -134,8 +135,8 @@ def _wheels(
 
 
 def _resolver(target: Target, here: Place, screen: show.Screen) -> lock.Resolver:
-    source = next(s for s in target.recipe.sources if s.package.startswith("uv=="))
-    builder.fetch_sources(target.recipe, home=here.home, web=here.web, progress=screen)
+    (source,) = context.sources_for(recipes.uv(), "linux/amd64")
+    context.fetch_sources((source,), home=here.home, web=here.web, progress=screen)
     uv = lock.uv_binary(here.home.sources / source.file, here.home.sources / "uv", sha256=source.sha256)
     extra = [t.variant.extra_index for t in target.line if t.variant.extra_index]
     local = here.web.wheelhouse and any(here.web.wheelhouse.glob("torch-*.whl"))

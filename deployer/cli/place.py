@@ -58,15 +58,14 @@ class Place:
         )
 
     def settings(self, **more: Any) -> BuildSettings:
-        """How images are built here: with what the ways out and the environment say, and `more`."""
+        """How images are built here, for this machine: with what the ways out and the environment say, and `more`."""
         from deployer.images.bake import BuildSettings
 
         proxy = self.proxy or _proxy("https") or _proxy("http")
         if proxy and not self.proxy and any(name in proxy for name in ("//localhost", "//127.", "//[::1]")):
             proxy = None  # this machine's own; a build would ask itself
-        return BuildSettings(
-            base=self.base, apt_mirror=self.apt_mirror, proxy=proxy, no_proxy=_proxy("no"), **more
-        )
+        ways = {"base": self.base, "apt_mirror": self.apt_mirror, "proxy": proxy, "no_proxy": _proxy("no")}
+        return BuildSettings(**{"platform": this_platform(), **ways, **more})
 
     def runtime(self, name: str) -> runtimes.Runtime:
         from deployer import runtimes
@@ -166,6 +165,13 @@ def place(
         proxy,
         base or images.ARCHIVE,
     )
+
+
+def this_platform() -> str:
+    """The platform of this machine, as `linux/amd64`."""
+    import platform
+
+    return {"aarch64": "linux/arm64", "arm64": "linux/arm64"}.get(platform.machine(), "linux/amd64")
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -74,6 +74,17 @@ def listing(client: httpx.Client, index: str | None, package: str) -> tuple[List
         ) from error
 
 
+def find_file(client: httpx.Client, index: str | None, package: str, filename: str) -> Listed:
+    """The file `filename` of `package`. Raises SourceUnreachable when the index does not answer or has it not."""
+    for file in listing(client, index, package):
+        if file.name == filename:
+            return file
+    raise SourceUnreachable(
+        f"the package index has no {filename} of {package}",
+        hint="the mirror may be behind; name another with --index-url URL",
+    )
+
+
 def local(wheelhouse: Path | None) -> tuple[Listed, ...]:
     """The wheels in a folder, as an index would list them; without hashes, which would mean to read them."""
     paths = sorted(wheelhouse.resolve().glob("*.whl")) if wheelhouse else []

@@ -46,24 +46,20 @@ def definition(
     contexts: Mapping[str, Mapping[str, Path]],
     secrets: Mapping[str, Mapping[str, Path]],
     epoch: int,
-    named: bool = True,
+    stock: bool = False,
 ) -> dict[str, Any]:
     """The targets to make and all that they stand on; `contexts` are folders by target key and context name.
 
-    With `named`, what they stand on gets its names too, as the engine's own BuildKit stores it anyway.
+    With `stock`, what they stand on is on the engine already, and they alone are made.
     """
-    made = {t.key: t for target in targets for t in target.needed}
+    made = {t.key: t for target in targets for t in ((target,) if stock else target.needed)}
     wanted = {t.key for t in targets}
-
-    def below(target: Target) -> dict[str, list[str]]:
-        return {"tags": [target.reference]} if named else {"output": ["type=cacheonly"]}
-
     return {
         "group": {"default": {"targets": sorted(wanted)}},
         "target": {
             key: {
-                **_target(t, settings, contexts[key], secrets[key], epoch),
-                **(_named(t, settings) if key in wanted else below(t)),
+                **_target(t, settings, contexts[key], secrets[key], epoch, stock),
+                **(_named(t, settings) if key in wanted else {"output": ["type=cacheonly"]}),
             }
             for key, t in made.items()
         },
@@ -71,16 +67,26 @@ def definition(
 
 
 def _target(
-    target: Target, settings: BuildSettings, contexts: Mapping[str, Path], secrets: Mapping[str, Path], epoch: int
+    target: Target,
+    settings: BuildSettings,
+    contexts: Mapping[str, Path],
+    secrets: Mapping[str, Path],
+    epoch: int,
+    stock: bool,
 ) -> dict[str, Any]:
-    linked = {used.recipe.name: f"target:{used.key}" for used in target.uses}
+    def link(other: Target) -> str:
+        return f"docker-image://{other.reference}" if stock else f"target:{other.key}"
+
+    linked = {used.recipe.name: link(used) for used in target.uses}
     if isinstance(target.parent, Target):
-        linked["parent"] = f"target:{target.parent.key}"
+        linked["parent"] = link(target.parent)
     elif target.parent:
         linked["parent"] = f"docker-image://{target.parent}"
     arguments = {"SOURCE_DATE_EPOCH": str(epoch), "KIND": "cuda" if "cuda" in target.pins else "cpu"}
     if "cuda" in target.pins:
         arguments |= {"REQUIRE": require(target), "CUDA_VERSION": target.pins["cuda"]}
+        codes = (f"{code.replace('.', '')}-real" for code in target.variant.compute_capability)
+        arguments["ARCHITECTURES"] = ";".join(codes)  # as CMake has them: machine code, no PTX
     made: dict[str, Any] = {
         "context": str(contexts.get("recipe", target.recipe.folder)),
         "dockerfile": str(target.recipe.folder / "Dockerfile"),
@@ -185,7 +191,7 @@ def expectation(target: Target) -> str:
         "pins": target.pins,
         "compute_capability": list(target.variant.compute_capability),
         "fatbins": list(target.variant.fatbins),
-        "budget": target.variant.budget,
+        "budget": target.variant.budget if target.base == ARCHIVE else None,  # another's base has another's size
         "baseline": [PROOF_PATH] if proven else [],
         "server": list(target.recipe.server),
         "user": target.recipe.user,

@@ -1,25 +1,20 @@
-"""Builds targets: gets what is pinned, lays it out as folders for BuildKit, runs it, and names what came out."""
+"""Builds targets: in which order, with which BuildKit, and what came out."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shlex
-import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from deployer import resources
-from deployer.errors import BuildError, HashMismatch, NoSpace
-from deployer.fetch import Web, download, free_bytes
-from deployer.fetch.index import find_file
+from deployer.errors import BuildError, NoSpace
+from deployer.fetch import Web, free_bytes
 from deployer.home import Home
-from deployer.images import bake, buildkit, debian
+from deployer.images import bake, buildkit, context, debian
 from deployer.images.bake import PLATFORMS, BuildSettings
-from deployer.images.lock import parse
-from deployer.images.recipe import Recipe, Source
-from deployer.images.target import ARCHIVE, OS, PROOF, Target
+from deployer.images.target import OS, Target
 from deployer.progress import Progress
 from deployer.quantity import format_size
 
@@ -34,27 +29,27 @@ def build(
     What is half-built stays in BuildKit's cache only. Raises BuildError with the failing step's last lines and,
     if known, the cause; NoSpace before anything is fetched when the engine's disk is too small.
     """
-    buildkit.require_buildx()
     title = ", ".join(t.name for t in targets)
-    _room_for(targets, settings)
-    made = tuple({t.key: t for wanted in targets for t in wanted.needed}.values())
+    with ThreadPoolExecutor() as pool:
+        driver = pool.submit(buildkit.driver, settings.builder)
+        buildkit.require_buildx()
+        _room_for(targets, settings)
+    stock = driver.result() == "docker"
     architecture = architecture_of(settings.platform)
     epoch = debian.read(debian.lock_file(resources.folder("images") / OS, architecture)).epoch
-    contexts = {}
-    for target in made:
-        contexts[target.key] = _contexts(target, settings, architecture, epoch, home, web, progress)
+    digests: dict[str, str] = {}
     with home.scratch("build") as scratch:
         scratch.chmod(0o700)
-        definition = bake.definition(
-            targets,
-            settings,
-            contexts=contexts,
-            secrets={target.key: secrets(settings, web, target, scratch) for target in made},
-            epoch=epoch,
-            named=buildkit.driver(settings.builder) == "docker",
-        )
-        progress.say(f"build: {title}")
-        digests = buildkit.bake(definition, title, progress, scratch, builder=settings.builder)
+        for made, these in _tiers(targets, settings) if stock else [(targets, settings)]:
+            every = tuple({t.key: t for one in made for t in ((one,) if stock else one.needed)}.values())
+            contexts, hidden = {}, {}
+            for target in every:
+                contexts[target.key] = context.contexts(target, these, architecture, epoch, home, web, progress)
+                hidden[target.key] = context.secrets(these, web, target, scratch)
+            definition = bake.definition(made, these, contexts=contexts, secrets=hidden, epoch=epoch, stock=stock)
+            progress.say(f"build: {', '.join(t.name for t in made)}")
+            digests |= buildkit.bake(definition, title, progress, scratch, builder=settings.builder)
+    context.sweep(home)
     for target in targets:
         reference = bake.references(target, settings)[0]
         where = "pushed" if settings.push else format_size(size_of(reference))
@@ -62,36 +57,52 @@ def build(
     return digests
 
 
+def _tiers(
+    targets: tuple[Target, ...], settings: BuildSettings
+) -> Iterator[tuple[tuple[Target, ...], BuildSettings]]:
+    """What the engine's own BuildKit makes at once, with its settings; each stands on images that are there by then.
+
+    One by one, not as one graph: the engine then reads each image's one large layer as what was written on top of an
+    image that it has. In a graph it may find that it has the layer below under another id, compares the two trees
+    instead, and writes the same entries in another order: another digest.
+    """
+    alone = replace(settings, push=False, tags=(), registry=None, provenance=None)
+    wanted = {t.key for t in targets}
+    tiers: dict[tuple[int, bool], dict[str, Target]] = {}
+    depths: dict[str, int] = {}
+
+    def stand(target: Target) -> int:
+        """Puts what the target stands on and is not there into its tiers; returns the target's own."""
+        found = 0
+        for one in (*target.uses, target.parent):
+            if not isinstance(one, Target):
+                continue
+            if one.key not in depths:
+                there = not settings.no_cache and _has(one.reference, settings.platform)
+                depths[one.key] = 0 if there else stand(one)
+            found = max(found, depths[one.key])
+            kept = settings.push or one.key not in wanted  # what is pushed is not on the engine
+            if depths[one.key] and kept:
+                tiers.setdefault((depths[one.key], False), {})[one.key] = one
+        return found + 1
+
+    for target in targets:
+        tiers.setdefault((stand(target), True), {})[target.key] = target
+    for (_, asked), tier in sorted(tiers.items(), key=lambda item: item[0]):
+        yield tuple(tier.values()), settings if asked else alone
+
+
+def _has(reference: str, platform: str) -> bool:
+    """Whether the engine has the image, for this platform."""
+    command = ["docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", reference]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == platform
+
+
 def architecture_of(platform: str) -> str:
     """Debian's name of a platform; raises BuildError for one that no lock is for."""
     if platform not in PLATFORMS:
         raise BuildError(f"there are no images for {platform}", hint=f"platforms: {', '.join(PLATFORMS)}")
     return PLATFORMS[platform]
-
-
-def fetch_sources(recipe: Recipe, *, home: Home, web: Web, progress: Progress, platform: str | None = None) -> None:
-    """Puts the recipe's pinned source files into `home.sources`, verified: from the wheelhouse or the index."""
-    wanted = [s for s in sources_for(recipe, platform) if not (home.sources / s.file).exists()]
-    if not wanted:
-        return
-    with web.client() as client:
-        for source in wanted:
-            if web.wheelhouse and (web.wheelhouse / source.file).exists():
-                _take(web.wheelhouse / source.file, source, home)
-                continue
-            url, listed = find_file(client, web.index, source.package.split("==")[0], source.file)
-            if listed and listed != source.sha256:
-                raise BuildError(
-                    f"the index lists {source.file} with sha256 {listed}, the recipe pins {source.sha256}",
-                    hint="the mirror is wrong, or the file was replaced upstream",
-                )
-            dest = home.sources / source.file
-            download(client, url, dest, sha256=source.sha256, size=source.size, progress=progress)
-
-
-def sources_for(recipe: Recipe, platform: str | None) -> tuple[Source, ...]:
-    """The sources for `platform`, those of every platform with it; None means all."""
-    return tuple(s for s in recipe.sources if platform is None or s.platform in (None, platform))
 
 
 def size_of(reference: str) -> int:
@@ -103,22 +114,6 @@ def size_of(reference: str) -> int:
     return int(asked.stdout)
 
 
-def _useful(wheelhouse: Path | None, target: Target) -> dict[str, Path]:
-    """The wheels in the folder that are of a locked version, by name; the hashes in the lock decide in the build.
-
-    Only those, because uv would take 2.13.0+cpu for 2.13.0 and then miss its hash.
-    """
-    if wheelhouse is None or target.lock is None:
-        return {}
-    wanted = {f"{pin.name.replace('-', '_')}-{pin.version}" for pin in parse(target.lock.read_text())}
-    return {path.name: path for path in wheelhouse.glob("*.whl") if _version_of(path.name) in wanted}
-
-
-def _version_of(wheel: str) -> str:
-    """`name-version` of a wheel's file name."""
-    return "-".join(wheel.split("-")[:2]).lower()
-
-
 def name(targets: tuple[Target, ...], settings: BuildSettings) -> None:
     """Gives images that are on this engine the further names that the settings ask for."""
     for target in targets:
@@ -127,19 +122,6 @@ def name(targets: tuple[Target, ...], settings: BuildSettings) -> None:
             tagged = subprocess.run(["docker", "tag", first, reference], capture_output=True, text=True, check=False)
             if tagged.returncode:
                 raise BuildError(f"{first} cannot be named {reference}", evidence=tagged.stderr.splitlines()[-2:])
-
-
-def _take(path: Path, source: Source, home: Home) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-            hashlib.sha256(file.read()).hexdigest()
-        )
-    if found != source.sha256:
-        raise HashMismatch(f"{path}: wanted sha256 {source.sha256}, got {found}", hint="another file of that name")
-    home.sources.mkdir(parents=True, exist_ok=True)
-    part = home.sources / f"{source.file}.partial"
-    shutil.copyfile(path, part)
-    part.replace(home.sources / source.file)
 
 
 def _room_for(targets: tuple[Target, ...], settings: BuildSettings) -> None:
@@ -154,154 +136,3 @@ def _room_for(targets: tuple[Target, ...], settings: BuildSettings) -> None:
             f"the build needs {format_size(need)} and {root} has {format_size(free_bytes(root))} free",
             hint="docker system prune removes what nothing uses",
         )
-
-
-def _contexts(
-    target: Target,
-    settings: BuildSettings,
-    architecture: str,
-    epoch: int,
-    home: Home,
-    web: Web,
-    progress: Progress,
-) -> dict[str, Path]:
-    """The folders that the target's Dockerfile reads, by the name it has for them."""
-    recipe = target.recipe
-    found = {"tools": view(home, {f: p for p, f in _part(target, "tools/")}, epoch)}
-    proof = {f"proof/{f}": p for p, f in _part(target, f"package/{PROOF}/")}
-    found["prover"] = view(home, proof, epoch, texts={"expect.json": bake.expectation(target)})
-    wanted = {step for packages in (recipe.packages, target.variant.packages) for step in packages}
-    if wanted:
-        path = debian.lock_file(recipe.folder, architecture)
-        steps: Mapping[str, Mapping[str, Path]] = {}
-        if settings.base == target.base == ARCHIVE:
-            lock = debian.read(path)
-            lock = debian.Lock(lock.snapshot, tuple(p for p in lock.packages if p.step in wanted))
-            title = f"{target.name}: Debian packages"
-            steps = debian.fetch(
-                lock, home=home, web=web, mirror=settings.apt_mirror, progress=progress, title=title
-            )
-        files = {f"{step}/{name}": path for step, group in steps.items() for name, path in group.items()}
-        found["packages"] = view(home, files, epoch, folders=wanted)
-        if recipe.parent is None:
-            found["recipe"] = _root(home, steps, epoch)
-    if recipe.sources:
-        fetch_sources(recipe, home=home, web=web, progress=progress, platform=settings.platform)
-        of_platform = sources_for(recipe, settings.platform)
-        found["sources"] = view(home, {s.file: home.sources / s.file for s in of_platform}, epoch)
-    if recipe.copies:
-        copied = {f"{part}/{f}": p for part in recipe.copies for p, f in _part(target, f"package/{part}/")}
-        found["package"] = view(home, copied, epoch)
-    if target.lock:
-        trim = "".join(f"trim {glob}\n" for glob in target.variant.trim)
-        trim += "".join(f"strip {path}\n" for path in target.variant.strip)
-        found["order"] = view(home, {"lock": target.lock}, epoch, texts={"trim": trim})
-        found["wheelhouse"] = view(home, _useful(web.wheelhouse, target), epoch)
-    return found
-
-
-def _part(target: Target, prefix: str) -> Iterator[tuple[Path, str]]:
-    for path, inside in target.files():
-        if inside.startswith(prefix):
-            yield path, inside.removeprefix(prefix)
-
-
-def _root(home: Home, steps: Mapping[str, Mapping[str, Path]], epoch: int) -> Path:
-    """A folder with `root.tar`, the unpacked packages of the OS base; made once for each set of packages."""
-    debs = sorted(path for group in steps.values() for path in group.values())
-    key = hashlib.sha256("\0".join(("2", *map(str, debs))).encode()).hexdigest()[:16]  # 2: of what unpack makes
-    folder = home.sources / "views" / f"root-{key}"
-    if not folder.exists():
-        with home.scratch("root") as scratch:
-            debian.unpack(debs, scratch / "root.tar")
-            _move(scratch, folder)
-    return folder
-
-
-def view(
-    home: Home,
-    files: Mapping[str, Path],
-    epoch: int,
-    *,
-    texts: Mapping[str, str] | None = None,
-    folders: Collection[str] = (),
-) -> Path:
-    """A folder under the home with exactly these `files` and `texts`.
-
-    BuildKit reads whole folders; this one has nothing that the build does not need, and is kept for the next build.
-    """
-    digest = hashlib.sha256(f"2\0{epoch}\0{sorted(folders)}".encode())  # 2: of how files are dated
-    for name, path in sorted(files.items()):
-        status = path.stat()
-        digest.update(f"{name}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    for name, text in sorted((texts or {}).items()):
-        digest.update(f"{name}\0{text}\0".encode())
-    folder = home.sources / "views" / digest.hexdigest()[:16]
-    if not folder.exists():
-        with home.scratch("view") as scratch:
-            for name in folders:
-                (scratch / name).mkdir()
-            for name, path in files.items():
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                _put(path, scratch / name, epoch)
-            for name, text in (texts or {}).items():
-                (scratch / name).write_text(text)
-                _date(scratch / name, epoch)
-            _move(scratch, folder)
-    return folder
-
-
-def _put(path: Path, place: Path, epoch: int) -> None:
-    """A copy; large files, whose names hold their version, are linked if possible."""
-    if path.stat().st_size > 1_000_000:
-        try:
-            os.link(path, place)
-            return
-        except OSError:
-            pass
-    shutil.copyfile(path, place)
-    place.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-    _date(place, epoch)
-
-
-def _date(path: Path, epoch: int) -> None:
-    """Gives a file a time that its content decides.
-
-    BuildKit takes a file of the same name, size and time for the one that it was sent before, so equal times for all
-    would hide a change of one digit; the time goes into no layer.
-    """
-    past = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) % 1_000_000_000
-    os.utime(path, (epoch - past, epoch - past))
-
-
-def _move(scratch: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        scratch.rename(folder)
-        folder.chmod(0o755)
-    except OSError:  # another process was quicker
-        if not folder.exists():
-            raise
-
-
-def secrets(settings: BuildSettings, web: Web, target: Target, scratch: Path) -> dict[str, Path]:
-    """Files that steps see and no layer, cache key or history keeps: certificates, and how to reach the outside."""
-    words: dict[str, str] = {}
-    if web.index:
-        words["UV_DEFAULT_INDEX"] = web.index
-    names = _useful(web.wheelhouse, target)
-    if target.lock and len({*map(_version_of, names)}) == len(parse(target.lock.read_text())):
-        words["UV_OFFLINE"] = "1"
-    extra = target.variant.extra_index
-    if extra and not any(name.startswith("torch-") for name in names):
-        words["UV_INDEX"] = extra
-    if settings.proxy:
-        words |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
-        if settings.no_proxy:
-            words |= dict.fromkeys(("NO_PROXY", "no_proxy"), settings.no_proxy)
-    if settings.apt_mirror:
-        words["APT_MIRROR"] = settings.apt_mirror
-    outside = scratch / f"outside-{target.key}"
-    outside.touch(mode=0o600)
-    outside.write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(words.items())))
-    return {"outside": outside} | ({"ca": web.ca} if web.ca else {})

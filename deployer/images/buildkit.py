@@ -117,7 +117,8 @@ def bake(
     Raises BuildError with the failing step, its last lines and, if known, the cause.
     """
     about = scratch / "metadata.json"
-    command = ["docker", "buildx", "bake", *(["--builder", builder] if builder else [])]
+    # seven questions to git are of no use: what the recipes are is in the labels
+    command = ["env", "BUILDX_GIT_INFO=false", "docker", "buildx", "bake", *(["--builder", builder] if builder else [])]
     command += ["--progress=rawjson", f"--metadata-file={about}", "-f", "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     watch = _Watch(title, progress, tuple(definition.get("target", ())))

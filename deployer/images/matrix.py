@@ -11,7 +11,7 @@ from deployer import resources
 from deployer.errors import QuestionError
 from deployer.images import bake
 from deployer.images.bake import PLATFORMS, BuildSettings
-from deployer.images.builder import sources_for
+from deployer.images.context import sources_for
 from deployer.images.debian import lock_file
 from deployer.images.target import PROOF, Target
 from deployer.quantity import format_size
@@ -56,7 +56,7 @@ def platforms(target: Target) -> tuple[str, ...]:
     found = []
     for platform, architecture in PLATFORMS.items():
         whole = all(
-            {s.package for s in t.recipe.sources} == {s.package for s in sources_for(t.recipe, platform)}
+            {s.package for s in t.sources} == {s.package for s in sources_for(t.sources, platform)}
             and (lock_file(t.recipe.folder, architecture).exists() or not (t.recipe.packages or t.variant.packages))
             for t in target.needed
         )

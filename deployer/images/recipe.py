@@ -90,6 +90,15 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+def uv() -> tuple[Source, ...]:
+    """The pinned files of uv, which installs wheels, one for each platform."""
+    import yaml
+
+    raw = yaml.safe_load((resources.folder("images") / "uv.yaml").read_text())
+    return tuple(_typed(Source(**entry)) for entry in raw)
+
+
+@cache
 def load(name: str) -> Recipe:
     """The recipe `name`; raises QuestionError when there is none or its file is wrong."""
     import yaml

@@ -1,14 +1,15 @@
-"""Another cuDNN in a lock (`--set cudnn=…`): refused with the reason, or locked again with nothing else changed."""
+"""What `--set` changes in a variant, or the reason why not: another cuDNN in its lock, other GPUs to compile for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from deployer.compat import rows, runs_on
-from deployer.compat.tables import cudnn_capabilities, cudnn_ends, major
+from deployer.compat.tables import architecture, cudnn_capabilities, cudnn_ends, major
 from deployer.errors import BuildError, QuestionError, SourceUnreachable
 from deployer.fetch.wheel import Listed, choose, listing, local, ranks
 from deployer.frozen import dataclass
@@ -39,6 +40,34 @@ class Repinned:
 
     lock: str
     notes: tuple[str, ...] = ()
+
+
+def recompiled(variant: Variant, wanted: str) -> Variant:
+    """The variant with machine code for the compute capabilities `wanted`, as in `8.6,9.0`, and for no others.
+
+    Raises QuestionError when nothing in it is compiled, or its CUDA has no compiler for one of them.
+    """
+    if not variant.fatbins:
+        raise QuestionError(
+            f"`{variant.name}` is not compiled here: its wheels have code for {' '.join(variant.compute_capability)}",
+            hint="llamacpp:cuda is compiled here",
+        )
+    found, cuda = tuple(dict.fromkeys(wanted.replace(",", " ").split())), variant.pins["cuda"]
+    for capability in found:
+        row = architecture(capability)
+        if row is None:
+            raise QuestionError(
+                f"`{capability}` is no compute capability", hint="as deployer check shows it: compute_capability=8.6"
+            )
+        first, last = row["first_cuda"], row["last_cuda"]
+        if (first != "-" and not at_least(cuda, first)) or (last != "-" and not at_least(last, cuda)):
+            raise QuestionError(
+                f"CUDA {cuda} does not compile for compute capability {capability} ({row['name']})",
+                hint=f"the image has code for {' '.join(variant.compute_capability)}",
+            )
+    if not found:
+        raise QuestionError("--set compute_capability= of which GPU?", hint="for example compute_capability=8.6")
+    return replace(variant, compute_capability=tuple(sorted(found, key=parse_version)))
 
 
 def promise(variant: Variant) -> Promise:

@@ -14,7 +14,7 @@ from deployer import resources
 from deployer.errors import QuestionError
 from deployer.frozen import dataclass
 from deployer.images import recipe as recipes
-from deployer.images.recipe import Recipe, Variant
+from deployer.images.recipe import Recipe, Source, Variant
 
 ARCHIVE = "archive"  # the base word for "made from the locked packages of the Debian archive"
 OS = "debian"  # the recipe of that base
@@ -51,6 +51,11 @@ class Target:
         return self.recipe.folder / self.variant.requirements if self.variant.requirements else None
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """The pinned files that the build reads: the recipe's own, and uv where it installs wheels."""
+        return self.recipe.sources + (recipes.uv() if self.lock else ())
+
+    @property
     def asked(self) -> Path:
         """The file that the lock is made from."""
         own = self.recipe.folder / f"requirements-{self.variant.name}.in"
@@ -84,7 +89,7 @@ class Target:
         about = asdict(self.recipe) | {"variants": None, "folder": None}
         own = asdict(self.variant) | {"requirements": None}
         below = self.parent.reference if isinstance(self.parent, Target) else self.parent
-        words = [about, own, below, [used.reference for used in self.uses]]
+        words = [about, own, below, [used.reference for used in self.uses], [asdict(s) for s in self.sources]]
         digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
         for path, inside in self.files():
             content = path.read_bytes()

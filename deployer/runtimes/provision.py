@@ -20,7 +20,7 @@ from deployer import images
 from deployer.errors import BuildError, NoSpace, QuestionError
 from deployer.fetch import Web, free_bytes
 from deployer.home import Home, write_whole
-from deployer.images.builder import fetch_sources
+from deployer.images.context import fetch_sources
 from deployer.progress import Progress
 from deployer.quantity import format_size
 from deployer.runtimes.supervisor import end_with_parent
@@ -83,7 +83,7 @@ def _done(program: Path) -> Path:
 def _llamacpp(engine: str, variant: str, target: Path, home: Home, web: Web, progress: Progress) -> None:
     _room(home, 1_500_000_000)
     recipe = images.load("llamacpp")
-    fetch_sources(recipe, home=home, web=web, progress=progress)
+    fetch_sources(recipe.sources, home=home, web=web, progress=progress)
     with home.scratch("llamacpp") as scratch:
         source = scratch / "source"
         with tarfile.open(home.sources / recipe.sources[0].file) as archive:

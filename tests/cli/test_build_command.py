@@ -163,10 +163,14 @@ def test_a_plan_since_a_revision_that_is_none(run: Run, monkeypatch: pytest.Monk
         (("gateway:cpu", "--set", "cudnn=9.24.0.43"), "gateway:cpu has no cuDNN", "CUDA"),
         (("llamacpp:cpu", "--set", "cudnn=9.24.0.43"), "llamacpp:cpu has no cuDNN", "torch"),
         (("transformers", "--set", "cudnn=9.24.0.43"), "transformers:cpu has no cuDNN", "CUDA"),
-        (("torch:cu130", "--set", "torch=2.14"), "--set torch=2.14: only cudnn can be set", "cudnn=9.24.0.43"),
-        (("torch:cu130", "--set", "cudnn"), "--set cudnn: only cudnn can be set", "--set cudnn="),
-        (("torch:cu130", "--set", "cudnn="), "--set cudnn=: only cudnn can be set", "--set cudnn="),
-        (("torch:cu130", "--set", "cudnn=9", "--set", "cuda=13"), "only cudnn can be set", "cudnn"),
+        (("torch:cu130", "--set", "torch=2.14"), "--set torch=2.14: what can be set is cudnn", "cudnn=9.24.0.43"),
+        (("torch:cu130", "--set", "cudnn"), "--set cudnn=: what can be set is cudnn", "--set cudnn="),
+        (("torch:cu130", "--set", "cudnn="), "--set cudnn=: what can be set is cudnn", "--set cudnn="),
+        (("torch:cu130", "--set", "compute_capability=8.6"), "`cu130` is not compiled here", "llamacpp:cuda"),
+        (("llamacpp:cuda", "--set", "compute_capability=6.1"), "13.0 does not compile for compute capability", "7.5"),
+        (("llamacpp:cuda", "--set", "compute_capability=big"), "`big` is no compute capability", "8.6"),
+        (("llamacpp:cuda", "--set", "compute_capability=,"), "of which GPU", "8.6"),
+        (("torch:cu130", "--set", "cudnn=9", "--set", "cuda=13"), "--set cuda=13: what can be set is cudnn", "cudnn"),
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_fetched(

@@ -180,3 +180,25 @@ def own_daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
     daemon.wait(timeout=30)
     log.close()
     shutil.rmtree(run, ignore_errors=True)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A real registry on this machine, empty: its address."""
+    if not shutil.which("docker-registry"):
+        reason = "docker-registry is not installed: apt-get install docker-registry"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    address = f"localhost:{free_port()}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+        "log": {"level": "error"},
+    }
+    path = tmp_path / "registry.yml"
+    path.write_text(json.dumps(settings))
+    with (tmp_path / "registry.log").open("w") as log:
+        child = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)
+        yield address
+        child.terminate()
+        child.wait(timeout=10)

@@ -23,7 +23,7 @@ from deployer.images import bake, builder, debian
 from deployer.images.bake import BuildSettings
 from deployer.images.target import Target
 from deployer.progress import Silent
-from tests.e2e.conftest import Box, free_port
+from tests.e2e.conftest import Box
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker]
 PROOF = "/usr/share/deployer/proof.json"
@@ -39,28 +39,6 @@ def proof(reference: str) -> dict[str, object]:
     """What the proof found in the image, which holds it."""
     found: dict[str, object] = json.loads(docker("run", "--rm", "--entrypoint", "cat", reference, PROOF))
     return found
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """A real registry on this machine, empty: its address."""
-    if not shutil.which("docker-registry"):
-        reason = "docker-registry is not installed: apt-get install docker-registry"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    address = f"localhost:{free_port()}"
-    settings = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-        "log": {"level": "error"},
-    }
-    path = tmp_path / "registry.yml"
-    path.write_text(json.dumps(settings))
-    with (tmp_path / "registry.log").open("w") as log:
-        child = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)
-        yield address
-        child.terminate()
-        child.wait(timeout=10)
 
 
 def build(target: Target, box: Box, **settings: object) -> None:
@@ -95,9 +73,10 @@ def entry(layer: tarfile.TarFile, one: tarfile.TarInfo) -> tuple[object, ...]:
 
 def test_a_second_build_from_nothing_gives_the_same(box: Box) -> None:
     first = box.json("build", "gateway:cpu")["images"][0]["reference"]
-    before = contents(first)
+    image, before = docker("image", "inspect", "--format", "{{.Id}}", first), contents(first)
     row = box.json("build", "gateway:cpu", "--no-cache")["images"][0]
     assert row["built"] and row["reference"] == first
+    assert docker("image", "inspect", "--format", "{{.Id}}", first) == image, "the same digest"
     after = contents(first)
     assert len(after) == len(before) >= 4
     for old, new in zip(before, after, strict=True):
@@ -288,3 +267,22 @@ def test_a_full_disk_is_told_before_anything_is_fetched(box: Box, tmp_path: Path
         subprocess.run(["umount", str(root)], check=True)
         root.rmdir()
         shutil.rmtree(f"{root}.exec", ignore_errors=True)
+
+
+def test_an_os_base_of_ones_own(box: Box, tmp_path: Path) -> None:
+    """Its packages come from its own archive; here it is our base with the archive's address."""
+    plain = box.json("build", "debian:12")["images"][0]["reference"]
+    mirror = "deb http://deb.debian.org/debian bookworm main"
+    text = f"FROM {plain}\nRUN echo '{mirror}' > /etc/apt/sources.list && echo mine > /etc/mine\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    docker("buildx", "build", "-q", "-t", "deployer-test/base:1", str(tmp_path))
+    try:
+        row = box.json("build", "gateway:cpu", "--base", "deployer-test/base:1")["images"][0]
+        assert row["reference"] != images.target("gateway", "cpu").reference
+        assert docker("run", "--rm", "--entrypoint", "cat", row["reference"], "/etc/mine") == "mine\n"
+        config = json.loads(docker("image", "inspect", row["reference"]))[0]["Config"]
+        assert config["Labels"]["org.opencontainers.image.base.name"] == "deployer-test/base:1"
+        assert proof(row["reference"])["problems"] == []
+        docker("rmi", row["reference"])
+    finally:
+        docker("rmi", "-f", "deployer-test/base:1")

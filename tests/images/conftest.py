@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deployer import images, resources
+from deployer.images import recipe as recipes
 
 SHIPPED = resources.PACKAGE.parent
 
@@ -20,6 +21,7 @@ def forget() -> None:
     """Recipes and tags are read from the files again."""
     images.load.cache_clear()
     images.tag.cache_clear()
+    recipes.uv.cache_clear()
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 
 from deployer import images
 from deployer.fetch import Web
-from deployer.images import bake, builder
+from deployer.images import bake, context
 from deployer.images.bake import BuildSettings
 from tests.images.conftest import Checkout
 
@@ -147,15 +147,14 @@ def test_the_names_of_an_image(settings: dict[str, Any], wanted: tuple[str, ...]
     told = definition(VLLM, settings=asked)["target"]
     assert told["vllm-cu130"]["tags"] == list(names)
     assert told["vllm-cu130"]["output"] == ["type=registry" if asked.push else "type=docker"]
-    # What it stands on is never pushed and keeps its own name.
-    assert told["torch-cu130"]["tags"] == [images.target("torch", "cu130").reference]
-    assert told["torch-cu130"]["output"] == ["type=docker"]
+    assert "tags" not in told["torch-cu130"] and told["torch-cu130"]["output"] == ["type=cacheonly"]
 
 
-def test_what_is_below_gets_no_name_in_another_builder() -> None:
-    found = definition(VLLM, TRANSFORMERS, named=False)["target"]
-    assert {key for key, told in found.items() if "tags" in told} == {"vllm-cu130", "transformers-cu130"}
-    assert found["torch-cu130"]["output"] == ["type=cacheonly"]
+def test_what_is_below_is_taken_from_the_stock() -> None:
+    found = definition(VLLM, TRANSFORMERS, stock=True)["target"]
+    assert found.keys() == {"vllm-cu130", "transformers-cu130"}
+    torch = images.target("torch", "cu130").reference
+    assert {told["contexts"]["parent"] for told in found.values()} == {f"docker-image://{torch}"}
 
 
 def test_cache_words() -> None:
@@ -195,7 +194,7 @@ def test_how_the_outside_is_reached_is_in_files_and_not_in_the_definition(tmp_pa
         proxy="http://me:pa55@proxy.corp.example:3128", no_proxy="inside.corp.example",
         apt_mirror="http://debian.corp.example",
     )  # fmt: skip
-    secrets = {t.key: builder.secrets(settings, web, t, tmp_path) for t in VLLM.needed}
+    secrets = {t.key: context.secrets(settings, web, t, tmp_path) for t in VLLM.needed}
     contexts: dict[str, dict[str, Path]] = {key: {} for key in secrets}
     told = bake.definition((VLLM,), settings, contexts=contexts, secrets=secrets, epoch=17)
     for word in ("hunter2", "pypi.corp", "pa55", "proxy.corp", "inside.corp", "debian.corp", "Q09N"):
@@ -220,7 +219,7 @@ def test_the_expectation_is_what_the_recipe_says() -> None:
     found = json.loads(bake.expectation(VLLM))
     assert found["pins"] == VLLM.pins and found["budget"] == VLLM.variant.budget
     assert found["compute_capability"] == list(VLLM.variant.compute_capability)
-    assert found["server"] == ["vllm", "serve", "--help"] and found["user"] == 10001 and found["torch"] is True
+    assert found["server"] == list(VLLM.recipe.server) and found["user"] == 10001 and found["torch"] is True
     assert found["baseline"] == [bake.PROOF_PATH], "torch below is proven already"
     assert json.loads(bake.expectation(images.target("gateway", "cpu")))["baseline"] == []
     assert json.loads(bake.expectation(images.target("llamacpp", "cpu")))["torch"] is False

@@ -12,6 +12,7 @@ import pytest
 from deployer import images, resources
 from deployer.errors import QuestionError
 from deployer.images import debian
+from deployer.images import recipe as recipes
 from deployer.images.bake import PLATFORMS
 from tests.images.conftest import Checkout
 
@@ -101,11 +102,10 @@ def test_every_lock_belongs_to_a_variant() -> None:
 
 
 def test_uv_is_the_same_everywhere() -> None:
-    found = {source for target in LOCKED for source in target.recipe.sources if source.package.startswith("uv==")}
-    assert len({source.package for source in found}) == 1
-    assert len({source.platform for source in found}) == len(found), "one file for each platform"
+    assert len({source.package for source in recipes.uv()}) == 1
+    assert len({source.platform for source in recipes.uv()}) == len(recipes.uv()), "one file for each platform"
     for target in LOCKED:
-        assert found <= set(target.recipe.sources), target.name
+        assert {*recipes.uv()} <= {*target.sources}, target.name
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.parent.name)
@@ -122,6 +122,17 @@ def test_a_dockerfile_names_what_there_is(path: Path) -> None:
     steps = {s for packages in (recipe.packages, *(v.packages for v in recipe.variants)) for s in packages}
     assert set(re.findall(r"from=packages,source=([\w-]+)", text)) == steps
     assert bool(recipe.server) == ("/tools/prove" in text), "what serves is proven"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_what_is_left_out_or_stripped_is_named_as_sh_reads_it(target: images.Target) -> None:
+    trim, strip = target.variant.trim, target.variant.strip
+    for glob in (*trim, *strip):
+        assert "**" not in glob and not glob.startswith(("/", ".")) and glob == glob.strip()
+    assert len({*trim, *strip}) == len(trim) + len(strip)
+    text = (target.recipe.folder / "Dockerfile").read_text()
+    assert "/order/trim" in text or not (trim or strip)
+    assert "target=/binutils" in text or not strip, "the image itself has no strip"
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda p: p.name)

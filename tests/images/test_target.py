@@ -39,7 +39,7 @@ def on(*names: str) -> set[str]:
 
 ALL = set(NAMES)
 SHIPPED = {name: of(name).reference for name in NAMES}
-WHEELS = on("torch", "gateway")
+WHEELS = on("torch", "gateway", "llamacpp")
 PROVEN = {name for name in NAMES if images.load(name.split(":")[0]).server}
 CU130 = on("torch:cu130")
 YAML = "images/torch/image.yaml"
@@ -81,6 +81,7 @@ def add(*names: str) -> Callable[[Checkout], None]:
         pytest.param(add("images/llamacpp/packages-arm64.tsv"), on("llamacpp"), id="Debian lock, other platform"),
         pytest.param(add("images/tools/layer"), ALL, id="tool of all"),
         pytest.param(add("images/tools/wheels"), WHEELS, id="tool of some"),
+        pytest.param(edit("images/uv.yaml", "sha256: ", "a" * 64), WHEELS - {"llamacpp:cpu"}, id="uv"),
         pytest.param(add("images/tools/prove"), PROVEN, id="tool that proves"),
         pytest.param(add("images/tools/solve"), set(), id="tool of no build"),
         pytest.param(add("images/.hadolint.yaml", "images/notes.txt"), set(), id="beside the recipes"),

