@@ -9,8 +9,7 @@ SCRIPT = [
     "python3 -m venv /venv && /venv/bin/pip install -q '.[sbom]'",
     'docker login -u "$CI_REGISTRY_USER" -p "$CI_REGISTRY_PASSWORD" "$CI_REGISTRY"',
     '/venv/bin/deployer build "$IMAGE" --platform "$PLATFORM" --sbom sbom'
-    ' --cache-from "$CI_REGISTRY_IMAGE/cache:$SCOPE"'
-    ' --cache-to "type=registry,ref=$CI_REGISTRY_IMAGE/cache:$SCOPE,mode=max"',
+    ' --cache-from "$CACHE" --cache-to "type=registry,ref=$CACHE,mode=max"',
     'if [ "$CI_COMMIT_BRANCH" = "$CI_DEFAULT_BRANCH" ]; then /venv/bin/deployer build "$IMAGE" --platform "$PLATFORM"'
     ' --registry "$CI_REGISTRY_IMAGE" --push --provenance max --json | tee pushed.json; fi',
 ]
@@ -27,7 +26,8 @@ def job(row: dict[str, str]) -> dict[str, object]:
             "DOCKER_TLS_CERTDIR": "/certs",
             "IMAGE": f"{row['image']}:{row['variant']}",
             "PLATFORM": row["platform"],
-            "SCOPE": row["cache"][1].rstrip("-"),
+            # of the image, and of each that it stands on
+            "CACHE": f"$CI_REGISTRY_IMAGE/cache:{{image}}-{{variant}}-{machine}",
         },
         "script": SCRIPT,
         "artifacts": {"paths": ["sbom/", "pushed.json"], "reports": {"cyclonedx": ["sbom/*.cdx.json"]}},
