@@ -55,7 +55,7 @@ def contexts(
         fetch_sources(sources, home=home, web=web, progress=progress)
         found["sources"] = view(home, {s.file: home.sources / s.file for s in sources}, epoch)
     if recipe.copies:
-        copied = {f"opt/deployer/{part}/{f}": p for part in recipe.copies for p, f in _part(target, f"package/{part}/")}
+        copied = {f"{part}/{f}": p for part in recipe.copies for p, f in _part(target, f"package/{part}/")}
         found["package"] = view(home, copied, epoch)
     if target.lock:
         trim = "".join(f"trim {glob}\n" for glob in target.variant.trim)
@@ -112,9 +112,6 @@ def view(
             for name, text in (texts or {}).items():
                 (scratch / name).write_text(text)
                 _date(scratch / name, epoch)
-            for place, _, _ in os.walk(scratch):
-                Path(place).chmod(0o755)
-                os.utime(place, (epoch, epoch))
             _move(scratch, folder)
     return folder
 
