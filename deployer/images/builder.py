@@ -31,10 +31,12 @@ def build(
     """
     title = ", ".join(t.name for t in targets)
     with ThreadPoolExecutor() as pool:
+        there = pool.submit(buildkit.require_buildx)
         driver = pool.submit(buildkit.driver, settings.builder)
-        buildkit.require_buildx()
-        _room_for(targets, settings)
-    stock = driver.result() == "docker"
+        room = pool.submit(_room_for, targets, settings)
+        there.result()
+        stock = driver.result() == "docker"
+        room.result()
     architecture = architecture_of(settings.platform)
     epoch = debian.read(debian.lock_file(resources.folder("images") / OS, architecture)).epoch
     digests: dict[str, str] = {}
