@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -83,6 +84,7 @@ def app(ctx: click.Context, home: str | None) -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line; the only place that turns errors into text and exit codes."""
     asked = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants no build to go on alone
     try:
         code = app.main(asked, standalone_mode=False)
     except click.exceptions.Abort:

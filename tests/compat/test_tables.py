@@ -144,12 +144,14 @@ def test_each_torch_has_one_default_build() -> None:
 def test_the_projects_own_images_agree_with_the_table() -> None:
     seen = 0
     for variant in (v for name in images.names() for v in images.load(name).variants if v.pins.get("cuda")):
+        assert variant.min_driver == tables.family_driver(variant.pins["cuda"])
+        if "torch" not in variant.pins:
+            continue
         row = next(
             r for r in rows("torch.tsv") if r[0] == variant.pins["torch"] and r[3] == variant.pins["cuda"]
         )
         assert variant.pins["cudnn"] == row[4]
         assert list(variant.compute_capability) == row[5].split()
-        assert variant.min_driver == tables.family_driver(variant.pins["cuda"])
         seen += 1
     assert seen
 

@@ -34,7 +34,7 @@ def stop_at(child: subprocess.Popen[str], text: str, number: int, delay: float) 
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill", "ctrl-c", "terminate"])
 def test_an_interrupted_build_leaves_only_cache(box: Box, number: int) -> None:
     if reason := docker_reason():
         pytest.fail(reason)
@@ -46,6 +46,9 @@ def test_an_interrupted_build_leaves_only_cache(box: Box, number: int) -> None:
     said = stop_at(child, "RUN bootstrap", number, 1)
     assert child.returncode in (-number, 130), said
     assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        at_work = subprocess.run(["pgrep", "-af", str(box.home)], capture_output=True, text=True).stdout
+        assert "bake" not in at_work, "BuildKit goes on as long as somebody asks it to"
     done = box.run(*words)
     assert done.stdout.strip() == reference
     box.json("up", profile(box, "small"), "--runtime", "docker", "--port", str(box.port))
