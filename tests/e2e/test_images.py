@@ -16,7 +16,6 @@ import pytest
 
 from deployer import images
 from deployer.compat.requirement import official
-from tests.e2e import test_build
 from tests.e2e.conftest import Box
 from tests.e2e.test_build import docker
 from tests.images.test_proof_look import compiled, cudnn, fat, installed
@@ -26,7 +25,6 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc"),
 ]
-registry = test_build.registry
 SITE = "opt/venv/lib/python3.11/site-packages"
 NVIDIA = {
     "NVIDIA_REQUIRE_CUDA": official("12.9.1") or "",
