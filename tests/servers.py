@@ -42,7 +42,10 @@ class Manner:
 
     `statuses` are used up, one for each request, before anything else is done; `status` is for ever.
     `cut` is after how many bytes of one answer the connection breaks; `lie` is added to Content-Length;
-    `instead` is sent with 200 in place of what was asked for; `pause` is slept after each 16 KiB.
+    `instead` is sent with 200 in place of what was asked for; `pause` is slept after each 16 KiB. `retry_after` goes
+    with error statuses. `wrong` are offsets in files, used up: the next answer that holds this byte gives another one.
+    `stalls` is how many answers give nothing any more after `stall` bytes. `change` is (after how many answers, path,
+    content): from then on, the file is another one.
     """
 
     ranges: bool = True
@@ -54,6 +57,11 @@ class Manner:
     chunked: bool = False
     gzip_if_asked: bool = False
     pause: float = 0.0
+    retry_after: str | None = None
+    wrong: list[int] = field(default_factory=list)
+    stalls: int = 0
+    stall: int = 0
+    change: tuple[int, str, bytes] | None = None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -152,6 +160,7 @@ class FileServer(Server):
         self.files = dict(files or {})
         self.redirects: dict[str, str] = {}
         self.manner = manner or Manner()
+        self._turn, self._answers, self._over = threading.Lock(), 0, threading.Event()
 
     def __enter__(self) -> FileServer:
         super().__enter__()
@@ -159,10 +168,14 @@ class FileServer(Server):
 
     def answer(self, handler: Handler) -> None:
         manner, path = self.manner, unquote(urlsplit(handler.path).path)
-        if manner.statuses:
-            return handler.whole(manner.statuses.pop(0), b"{}")
-        if manner.status:
-            return handler.whole(manner.status, b"{}")
+        more = {"Retry_After": manner.retry_after} if manner.retry_after else {}
+        with self._turn:
+            status = manner.statuses.pop(0) if manner.statuses else manner.status
+            if manner.change and manner.change[0] == self._answers:
+                self.files[manner.change[1]] = manner.change[2]
+            self._answers += 1
+        if status:
+            return handler.whole(status, b"{}", **more)
         if path in self.redirects:
             return handler.whole(302, b"", Location=self.redirects[path])
         if manner.instead is not None:
@@ -180,14 +193,22 @@ class FileServer(Server):
 
             self._send(handler, 200, gzip.compress(content), {"Content-Encoding": "gzip"})
         elif not asked or not self.manner.ranges:
-            self._send(handler, 200, content, {})
+            self._send(handler, 200, self._flipped(content, 0), {"ETag": _etag(content)})
         else:
-            start = int(asked.removeprefix("bytes=").split("-")[0])
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or len(content)), len(content) - 1)
             if start >= len(content):
                 handler.whole(416, b"", Content_Range=f"bytes */{len(content)}")
                 return
-            where = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._send(handler, 206, content[start:], {"Content-Range": where})
+            where = {"Content-Range": f"bytes {start}-{end}/{len(content)}", "ETag": _etag(content)}
+            self._send(handler, 206, self._flipped(content[start : end + 1], start), where)
+
+    def _flipped(self, body: bytes, start: int) -> bytes:
+        with self._turn:
+            for at in [at for at in self.manner.wrong if start <= at < start + len(body)]:
+                self.manner.wrong.remove(at)
+                body = body[: at - start] + bytes([body[at - start] ^ 0xFF]) + body[at - start + 1 :]
+        return body
 
     def _send(self, handler: Handler, status: int, body: bytes, headers: dict[str, str]) -> None:
         manner = self.manner
@@ -198,16 +219,33 @@ class FileServer(Server):
         end = len(body) if manner.cut is None else min(manner.cut, len(body))
         if manner.lie < 0 and not manner.chunked:
             end += manner.lie
+        with self._turn:
+            stalls = manner.stalls > 0 and end > manner.stall
+            manner.stalls -= stalls
         for start in range(0, end, PIECE):
             piece = body[start : min(start + PIECE, end)]
             handler.chunk(piece) if manner.chunked else handler.wfile.write(piece)
             handler.seen.sent += len(piece)
+            if stalls and handler.seen.sent >= manner.stall:
+                self._over.wait(30)
+                return handler.hang_up()
             if manner.pause:
                 time.sleep(manner.pause)
         if end < len(body) or manner.lie:
             handler.hang_up()
         elif manner.chunked:
             handler.wfile.write(b"0\r\n\r\n")
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        super().__exit__(kind, error, trace)
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"'
 
 
 def git_sha1(content: bytes) -> str:
@@ -218,6 +256,7 @@ def git_sha1(content: bytes) -> str:
 class Hub(FileServer):
     """A model hub with one repository; its LFS files come from `storage`, as they do in the real one.
 
+    `about` is what the listing says besides the files; `gate` is a token without which no file is given.
     `need` is a token without which nothing is answered; `wrong` are files whose bytes differ from what the
     listing says.
     """
@@ -236,6 +275,8 @@ class Hub(FileServer):
         super().__init__()
         self.name, self.sha, self.need, self.refusal = name, sha, need, refusal
         self._lfs, self._storage = tuple(lfs), storage
+        self.about: dict[str, Any] = {}
+        self.gate: str | None = None
         self.offer(sha, files)
 
     def __enter__(self) -> Hub:
@@ -264,13 +305,19 @@ class Hub(FileServer):
         if self.need and handler.seen.headers.get("authorization") != f"Bearer {self.need}":
             return handler.whole(self.refusal, b'{"error": "no"}')
         target = urlsplit(handler.path)
+        if self.gate and "/resolve/" in target.path:
+            said = handler.seen.headers.get("authorization")
+            if said != f"Bearer {self.gate}":
+                status = 403 if said else 401
+                return handler.whole(status, b"", X_Error_Code="GatedRepo")
         prefix = f"/api/models/{self.name}/revision/"
         if target.path.startswith(prefix) and not self.manner.statuses and not self.manner.status:
             if unquote(target.path.removeprefix(prefix)) not in ("main", "refs/pr/1", self.sha):
                 return handler.whole(404, b'{"error": "no such revision"}')
             assert "/" not in target.path.removeprefix(prefix), "a revision is one part of the path"
             assert target.query == "blobs=true"
-            return handler.whole(200, json.dumps({"sha": self.sha, "siblings": self.siblings}).encode())
+            answer = {"sha": self.sha, "siblings": self.siblings, **self.about}
+            return handler.whole(200, json.dumps(answer).encode())
         return super().answer(handler)
 
 

@@ -1,37 +1,45 @@
+"""What `check` and `up` ask of sizing: the need of a model, and the floor under its speed."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from deployer import sizing
-from deployer.models import Header
+from deployer.models import metadata
 from deployer.profile import schema
-
-SMOLLM2 = Header("llama", context=8192, layers=30, kv_heads=3, head_dim=64, chat_template=True)
-QWEN3_8B = Header("qwen3", context=40960, layers=36, kv_heads=8, head_dim=128, chat_template=True)
-GPT2 = Header("gpt2", context=1024, layers=12, kv_heads=12, head_dim=64, chat_template=False)
+from deployer.sizing.memory import ENGINES
+from tests.sizing import ggufs
 
 
-@pytest.mark.parametrize(
-    ("header", "token"),
-    [(SMOLLM2, 23_040), (QWEN3_8B, 147_456), (GPT2, 36_864)],
-    ids=["smollm2", "qwen3-8b", "gpt2"],
-)
-@pytest.mark.parametrize(("context", "concurrency"), [(1, 1), (4096, 1), (4096, 2), (8192, 4)])
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> metadata.Description:
+    """The shape of SmolLM2-135M."""
+    made = ggufs.plain("llama", layers=30, h=576, heads=9, kv=3, wide=1536, vocab=49152, context=8192)
+    return metadata.describe(ggufs.write(Path(tmp_path_factory.mktemp("model")) / "m.gguf", *made))
+
+
+@pytest.mark.parametrize(("context", "concurrency"), [(256, 1), (4096, 1), (4096, 2), (8192, 4)])
 def test_the_cache_holds_every_token_of_every_request(
-    header: Header, token: int, context: int, concurrency: int
+    smollm2: metadata.Description, context: int, concurrency: int
 ) -> None:
-    need = sizing.need(header, 0, context=context, concurrency=concurrency, engine="llamacpp")
-    assert need.cache == token * context * concurrency
+    need = sizing.need(smollm2, context=context, concurrency=concurrency, engine="llamacpp")
+    assert need.part("cache") == 23_040 * context * concurrency
 
 
-def test_the_parts_add_up_and_are_told_apart() -> None:
-    need = sizing.need(SMOLLM2, 98_362_432, context=4096, concurrency=2, engine="llamacpp")
-    assert need.total == 98_362_432 + 188_743_680 + (300 << 20)
-    assert str(need) == "602 MB (weights 98.4 MB, cache 189 MB, program 315 MB)"
+def test_the_parts_add_up_and_are_told_apart(smollm2: metadata.Description) -> None:
+    need = sizing.need(smollm2, context=4096, concurrency=2, engine="llamacpp")
+    assert need.part("weights") == smollm2.weights
+    assert need.part("cache") == 188_743_680
+    assert need.total == sum(part.bytes for part in need.parts)
+    assert str(need).endswith(
+        "(weights 143 MB, cache 189 MB, compute 18.5 MB, prompts 268 MB, process 43.8 MB)"
+    )
 
 
 def test_every_engine_has_its_size() -> None:
-    assert set(sizing.PROGRAM) == set(schema.ENGINES)
+    assert set(sizing.PROGRAM) == set(schema.ENGINES) <= set(ENGINES)
 
 
 def test_a_token_reads_all_weights_once() -> None:

@@ -48,6 +48,7 @@ class Place:
         get = os.environ.get
         ca = self.ca_cert or get("SSL_CERT_FILE") or get("REQUESTS_CA_BUNDLE")
         wheels = self.wheelhouse or get("PIP_FIND_LINKS")
+        caches = Path(get("HF_HOME") or Path(get("XDG_CACHE_HOME") or "~/.cache") / "huggingface") / "hub"
         return Web(
             index=self.index_url or get("PIP_INDEX_URL") or get("UV_DEFAULT_INDEX"),
             hub=get("HF_ENDPOINT") or "https://huggingface.co",
@@ -55,6 +56,8 @@ class Place:
             ca=Path(ca) if ca and Path(ca).is_file() else None,
             wheelhouse=Path(wheels).absolute() if wheels and Path(wheels).is_dir() else None,
             proxy=self.proxy,
+            mirrors=tuple((get("DEPLOYER_MIRRORS") or "").split()),
+            cache=Path(get("HF_HUB_CACHE") or caches).expanduser(),
         )
 
     def settings(self, **more: Any) -> BuildSettings:

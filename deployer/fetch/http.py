@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.errors import HashMismatch, NoSpace, SourceUnreachable
+from deployer.fetch.patience import ATTEMPTS, BUSY, LONGEST_S, clock, pause, wait_of
 from deployer.frozen import dataclass
 from deployer.home import sync_folder
 from deployer.progress import Progress
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 STALL_S = 60.0  # a connection that gives nothing for this long is changed
-ATTEMPTS = 5  # in a row without one new byte
 CHUNK = 1 << 20
 
 
@@ -31,7 +31,9 @@ class Web:
 
     `index=None` means the one that pip is configured for. `wheelhouse` is a folder of wheels that need no
     index. `ca` names a file of certificates that are trusted besides the system's; `token` goes to the hub
-    and nowhere else. `proxy` stands for those of the environment.
+    and nowhere else. `proxy` stands for those of the environment. `mirrors` are addresses that speak the hub's protocol
+    and are asked for bytes before it, in order; what they give is held to the hub's hashes. `cache` is the folder
+    where this user's other programs keep what they fetched from the hub.
     """
 
     index: str | None = None
@@ -40,6 +42,8 @@ class Web:
     ca: Path | None = None
     wheelhouse: Path | None = None
     proxy: str | None = field(default=None, repr=False)
+    mirrors: tuple[str, ...] = ()
+    cache: Path | None = None
 
     def client(self) -> httpx.Client:
         """A client with time limits; without `proxy`, proxies come from the environment, as httpx reads it."""
@@ -101,6 +105,7 @@ def download(
     part.touch()  # an empty file needs no request
     failures, most, over = 0, have, False
     while size is None or have < size:
+        asked = None
         try:
             ask = {"Accept-Encoding": "identity", **(headers or {})}
             if have:
@@ -115,10 +120,11 @@ def download(
                     digest, have = hashlib.sha256(), 0
                     if answer.status_code == 416:
                         continue
-                if answer.status_code in (429, 500, 502, 503, 504):
+                if answer.status_code in BUSY:
+                    asked = wait_of(answer.headers)
                     raise httpx.TransportError(f"HTTP {answer.status_code}")
                 if answer.status_code >= 400:
-                    raise SourceUnreachable(f"{url} answers HTTP {answer.status_code}", hint=_hint(answer))
+                    raise SourceUnreachable(f"{url} answers HTTP {answer.status_code}", hint=hint_of(answer))
                 length = answer.headers.get("content-length")
                 if size is None and length and "content-encoding" not in answer.headers:
                     size = have + int(length)
@@ -138,10 +144,13 @@ def download(
             failures = 0 if have > most else failures + 1
             if failures >= ATTEMPTS:
                 raise SourceUnreachable(
-                    f"{url.split('?')[0]} cannot be reached: {_reason(error)}",
+                    f"{url.split('?')[0]} cannot be reached: {reason_of(error)}",
                     hint="check the network and the proxy, then run the same command: it goes on where it stopped",
                 ) from error
-            time.sleep(min(0.5 * 2**failures, 8.0))
+            seconds = pause(failures) if asked is None else min(asked, LONGEST_S)
+            if seconds > 3:
+                progress.say(f"{dest.name}: {reason_of(error)}; asked again at {clock(seconds)}")
+            time.sleep(seconds)
         except OSError as error:
             if error.errno == 28:
                 raise NoSpace(
@@ -179,14 +188,16 @@ def _hash_existing(part: Path) -> tuple[hashlib._Hash, int]:
     return digest, have
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What went wrong with a connection, in words for people."""
     text = str(error) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return "its certificate is not trusted; name your company's with --ca-cert FILE"
     return text
 
 
-def _hint(answer: httpx.Response) -> str | None:
+def hint_of(answer: httpx.Response) -> str | None:
+    """What a person can do about a refusal."""
     if answer.status_code in (401, 403):
         return "gated or private: accept the licence on the model's page and set HF_TOKEN"
     if answer.status_code == 404:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from deployer.errors import ModelError
 from deployer.frozen import dataclass
@@ -41,6 +40,8 @@ def format_of(names: Sequence[str]) -> str:
 
 def read_header(weights: Path) -> Header:
     """The header of a GGUF file or of a folder with config.json. Raises ModelError when it is damaged."""
+    from deployer.models.metadata.reader import DAMAGE
+
     try:
         header = _from_gguf(weights) if weights.is_file() else _from_config(weights)
         for number in (header.context, header.layers, header.kv_heads, header.head_dim):
@@ -49,10 +50,7 @@ def read_header(weights: Path) -> Header:
         if not isinstance(header.architecture, str):
             raise ValueError(f"{header.architecture!r} is not an architecture")
         return header
-    except (
-        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError,
-        struct.error, EOFError,
-    ) as error:  # fmt: skip
+    except DAMAGE as error:
         raise ModelError(
             f"the header of {weights.name} cannot be read: {type(error).__name__} {error}",
             hint="the file is damaged or of a kind that is not known",
@@ -77,8 +75,11 @@ def _from_config(folder: Path) -> Header:
 
 
 def _from_gguf(path: Path) -> Header:
-    with path.open("rb") as file:
-        meta = _gguf_metadata(file)
+    from deployer.models.metadata import gguf
+    from deployer.models.metadata.reader import mapped
+
+    with mapped(path) as data:
+        meta, _, _ = gguf.keys(data)
     arch = meta["general.architecture"]
     heads = _largest(meta[f"{arch}.attention.head_count"])
     head_dim = meta.get(f"{arch}.attention.key_length") or meta[f"{arch}.embedding_length"] // heads
@@ -90,52 +91,6 @@ def _from_gguf(path: Path) -> Header:
         head_dim=max(head_dim, meta.get(f"{arch}.attention.value_length", 0)),
         chat_template="tokenizer.chat_template" in meta,
     )
-
-
-# GGUF value types: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-
-
-def _gguf_metadata(file: BinaryIO) -> dict[str, Any]:
-    magic, version, _tensors, count = struct.unpack("<4sIQQ", _exactly(file, 24))
-    if magic != b"GGUF" or version not in (2, 3) or count > 100_000:
-        raise ValueError("not a GGUF file of version 2 or 3")
-    found = {}
-    for _ in range(count):
-        key = _string(file)
-        (kind,) = struct.unpack("<I", _exactly(file, 4))
-        found[key] = _gguf_value(file, kind)
-    return found
-
-
-def _gguf_value(file: BinaryIO, kind: int) -> Any:
-    if kind == _STRING:
-        return _string(file)
-    if kind == _ARRAY:
-        inner, length = struct.unpack("<IQ", _exactly(file, 12))
-        if inner in _SCALARS:
-            code = _SCALARS[inner]
-            return struct.unpack(f"<{length}{code}", _exactly(file, length * struct.calcsize(code)))
-        for _ in range(length):  # texts of a vocabulary: only their end is of interest
-            _gguf_value(file, inner)
-        return ()
-    code = _SCALARS[kind]
-    return struct.unpack(f"<{code}", _exactly(file, struct.calcsize(code)))[0]
-
-
-def _string(file: BinaryIO) -> str:
-    (length,) = struct.unpack("<Q", _exactly(file, 8))
-    return _exactly(file, length).decode("utf-8", "replace")
-
-
-def _exactly(file: BinaryIO, count: int) -> bytes:
-    if count > 1 << 28:
-        raise ValueError("a length that makes no sense")
-    data = file.read(count)
-    if len(data) != count:
-        raise EOFError("the file ends inside its header")
-    return data
 
 
 def _largest(value: Any) -> int:

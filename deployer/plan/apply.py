@@ -13,7 +13,15 @@ from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
-from deployer.errors import AcceptanceFailed, DeployerError, EngineDied, EngineStuck, LaunchError, Refused
+from deployer.errors import (
+    AcceptanceFailed,
+    DeployerError,
+    EngineDied,
+    EngineStuck,
+    LaunchError,
+    ModelError,
+    Refused,
+)
 from deployer.fetch import Web
 from deployer.frozen import dataclass
 from deployer.home import Home, write_whole
@@ -180,25 +188,32 @@ def _fit(step: Fit, choice: Choice, world: World) -> None:
         raise Refused(
             "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
         )
-    weights = sum(f.size for f in model.files if f.path.endswith((".gguf", ".safetensors")))
+    from deployer.models import metadata
+
+    try:
+        described = metadata.describe(model.weights)
+    except ModelError as error:  # a design that sizing does not know; the engine may
+        world.progress.say(f"whether it fits cannot be told: {error.message}")
+        return
     need = sizing.need(
-        header, weights, context=step.context, concurrency=step.concurrency, engine=step.engine
-    )
+        described,
+        context=step.context, concurrency=step.concurrency, engine=step.engine, gpus=len(choice.gpus),
+    )  # fmt: skip
     available = _memory_for(choice, world.facts)
     if available is not None and need.total > available:
         raise Refused(
             f"{need} is needed, {format_size(available)} is available",
-            hint="lower serving.context or serving.concurrency, or end other programs",
+            hint="lower serving.context or serving.concurrency, or end other programs; deployer fit says what holds",
         )
 
 
 def _memory_for(choice: Choice, facts: host.Host) -> int | None:
-    """Bytes that the engine can have: on the chosen GPUs, else in the system."""
+    """Bytes that the engine can have: on the fullest of the chosen GPUs, else in the system."""
     if not choice.gpus:
         return None if isinstance(facts.memory, host.Unknown) else facts.memory.available
     taken = _chosen(choice, facts)
     free = [g.free_vram for g in taken if isinstance(g.free_vram, int)]
-    return sum(free) if free and len(free) == len(taken) else None
+    return min(free) if free and len(free) == len(taken) else None
 
 
 def _chosen(choice: Choice, facts: host.Host) -> list[host.Gpu]:

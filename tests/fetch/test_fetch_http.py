@@ -17,7 +17,7 @@ import pytest
 
 from deployer.errors import HashMismatch, NoSpace, SourceUnreachable
 from deployer.fetch import Web, download, free_bytes
-from deployer.fetch.http import ATTEMPTS
+from deployer.fetch.patience import ATTEMPTS
 from deployer.progress import Silent
 from tests.servers import FileServer, Manner, unused_port, wait_until
 

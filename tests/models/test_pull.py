@@ -434,7 +434,7 @@ def test_a_hub_that_does_not_answer(home: Home) -> None:
 def test_files_of_two_commits_are_not_mixed(home: Home) -> None:
     """A pull is killed, then the branch moves on, then the pull is started again."""
     with Hub("someone/a-model", FILES) as hub:
-        kept = Store(home).staging(model_id(CHOICE, PATTERNS))
+        kept = Store(home).staging(model_id(CHOICE, PATTERNS)) / "model"
         for name in ("config.json", "model-1.safetensors"):
             (kept / name).write_bytes(FILES[name])
         (kept / "gone.json").write_bytes(b"{}")
@@ -445,7 +445,7 @@ def test_files_of_two_commits_are_not_mixed(home: Home) -> None:
 
 
 def test_what_an_earlier_pull_finished_is_not_fetched_again(home: Home, hub: Hub) -> None:
-    kept = Store(home).staging(model_id(CHOICE, PATTERNS))
+    kept = Store(home).staging(model_id(CHOICE, PATTERNS)) / "model"
     for name in ("config.json", "model-1.safetensors"):
         (kept / name).write_bytes(FILES[name])
     model = get(home, CHOICE, Web(hub=hub.url))
@@ -456,9 +456,12 @@ def test_what_an_earlier_pull_finished_is_not_fetched_again(home: Home, hub: Hub
 # kills and company
 
 PULL = """
+import functools
 import sys
 from pathlib import Path
-from deployer.fetch import Web
+from deployer.fetch import Web, parts
+from deployer.fetch.wanted import Ways
+parts.fetch_all = functools.partial(parts.fetch_all, ways=Ways(4, 16 << 10, 64 << 10, 64 << 10))  # files are small here
 from deployer.home import Home
 from deployer.models.pull import pull
 from deployer.profile import ModelChoice
@@ -507,8 +510,7 @@ def test_kills_at_any_moment_leave_the_whole_model_or_none(home: Home, seed: int
         model = get(home, CHOICE, Web(hub=hub.url))
         Store(home).verify(model)
         assert content(model) == {name: FILES[name] for name in CHOSEN}
-        assert hub.sent < 2 * total, "what came before a kill is used"
-    assert leftovers(home) == []
+    assert leftovers(home) == []  # how much is sent again: tests/e2e/test_pull.py, of files larger than sockets take
 
 
 def test_two_pulls_at_once_are_one(home: Home) -> None:
@@ -517,8 +519,9 @@ def test_two_pulls_at_once_are_one(home: Home) -> None:
         first, second = start_pull(home, hub), start_pull(home, hub)
         outputs = [child.communicate(timeout=60)[0] for child in (first, second)]
         assert [first.returncode, second.returncode] == [0, 0]
-        fetched = [seen.path for seen in hub.seen if "/resolve/" in seen.path]
-        assert len(fetched) == len(set(fetched)) == len([n for n in CHOSEN if FILES[n]])
+        fetched = [(seen.path, seen.range) for seen in hub.seen if "/resolve/" in seen.path]
+        assert len(fetched) == len(set(fetched)), "nothing is fetched twice"
+        assert len({path for path, _ in fetched}) == len([n for n in CHOSEN if FILES[n]])
     (model,) = Store(home).all()
     Store(home).verify(model)
     assert all(output.splitlines()[-1] == model.id for output in outputs)
@@ -538,6 +541,7 @@ def remove(model: Model) -> None:
 
 
 def truncate(model: Model) -> None:
+    (model.folder / "model-1.safetensors").chmod(0o644)
     os.truncate(model.folder / "model-1.safetensors", 100_000)
 
 
@@ -576,15 +580,16 @@ def test_a_damaged_model_is_not_there_and_the_next_pull_mends_it(
 
 def test_verify_finds_a_flipped_byte(home: Home, stored: Model) -> None:
     Store(home).verify(stored)
+    (stored.folder / "model-2.safetensors").chmod(0o644)
     with (stored.folder / "model-2.safetensors").open("r+b") as file:
         file.seek(123_456)
         (byte,) = file.read(1)
         file.seek(123_456)
         file.write(bytes([byte ^ 1]))
     assert Store(home).get(stored.id) == stored  # its size is what it was
-    with pytest.raises(HashMismatch, match=r"model-2\.safetensors") as caught:
+    with pytest.raises(HashMismatch, match=r"model-2\.safetensors of a-folder"):
         Store(home).verify(stored)
-    assert str(stored.folder) in (caught.value.hint or "")
+    assert Store(home).get(stored.id) is None
 
 
 def test_an_id_names_source_revision_and_files() -> None:

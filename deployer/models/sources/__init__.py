@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from deployer.errors import QuestionError
 from deployer.fetch import Web
-from deployer.models.sources import folder, hub, wheel
+from deployer.models.sources import folder, hub, link, wheel
 from deployer.models.sources.base import Listing as Listing
 from deployer.models.sources.base import RemoteFile as RemoteFile
 from deployer.models.sources.base import Source
 from deployer.profile import ModelChoice
 
-SOURCES: tuple[Source, ...] = (hub.SOURCE, wheel.SOURCE, folder.SOURCE)
+SOURCES: tuple[Source, ...] = (hub.SOURCE, link.SOURCE, wheel.SOURCE, folder.SOURCE)
 
 
 def source_of(address: str) -> Source:
     """The source that answers for `address`; raises QuestionError with the known schemes."""
     scheme = address.partition("://")[0]
     for source in SOURCES:
-        if source.scheme == scheme:
+        if source.scheme in (scheme, f"{scheme}s"):  # http:// too: what comes is held to a hash
             return source
     known = ", ".join(f"{s.scheme}://" for s in SOURCES)
     raise QuestionError(f"no source is called {scheme}://", hint=f"sources: {known}")

@@ -31,7 +31,6 @@ def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
 
 def _fetch(
     choice: ModelChoice,
-    listing: Listing,
     file: RemoteFile,
     dest: Path,
     client: httpx.Client,
@@ -50,4 +49,4 @@ def _fetch(
     return digest.hexdigest()
 
 
-SOURCE = Source("file", lambda _address, _web: None, _listing, _fetch)
+SOURCE = Source("file", lambda _address, _web: None, _listing, fetch=_fetch)

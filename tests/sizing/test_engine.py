@@ -1,0 +1,135 @@
+"""The model of memory against llama.cpp itself: real headers, weights that are holes, and what the server reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployer.models.metadata import describe, shapes
+from deployer.sizing import buffers, cache
+from deployer.sizing.memory import Use, memory
+from tests.sizing import ggufs
+from tests.sizing.bed import MODELS
+
+CACHE = Path(os.environ.get("DEPLOYER_TEST_CACHE", Path.home() / ".cache/deployer-tests"))
+SERVERS = sorted(CACHE.glob("engines/llamacpp-*/llama-server"))
+MIB = 1 << 20
+QK = {"attn_q_norm": 128, "attn_k_norm": 128}
+
+PYTHONS = sorted(CACHE.glob("engines/transformers-*/bin/python3"))
+made_here = pytest.mark.skipif(not SERVERS, reason="the end-to-end tests have not made llama.cpp here yet")
+
+
+@contextmanager
+def served(model: Path, context: int, slots: int, log: Path) -> Iterator[tuple[str, int]]:
+    """(what the server says until the model is loaded, its process)."""
+    port = 20000 + os.getpid() % 20000
+    command = [
+        str(SERVERS[-1]), "--model", str(model), "--port", str(port), "--ctx-size", str(context * slots),
+        "--parallel", str(slots), "--threads", "1", "--cache-ram", "256", "--no-ui", "--offline", "--fit", "off",
+        "--no-warmup", "-lv", "4",
+    ]  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 120
+        while "n_slots = " not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        yield log.read_text(), process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def reported(text: str, what: str) -> float:
+    """The MiB of all buffers of a kind."""
+    return sum(float(n) for n in re.findall(rf" {what} buffer size = +([\d.]+) MiB", text))
+
+
+@made_here
+@pytest.mark.parametrize(("context", "slots"), [(4096, 2), (1000, 1)])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_part_of_every_family(tmp_path: Path, name: str, context: int, slots: int) -> None:
+    path = ggufs.write(tmp_path / "model.gguf", *MODELS[name]())
+    made = describe(path)
+    with served(path, context, slots, tmp_path / "log") as (text, pid):
+        assert "compute buffer size" in text, text[-2000:]
+        status = Path(f"/proc/{pid}/status").read_text()
+    if "REPACK" not in text:  # else some tensors are counted twice: mapped, and copied
+        assert made.weights / MIB == pytest.approx(reported(text, "model"), abs=0.01)
+    kept = slots * cache.request(made, context, "llamacpp") / MIB
+    assert kept == pytest.approx(reported(text, "KV") + reported(text, "RS"), abs=0.011)
+    scratch = buffers.llamacpp(made, context, slots) / MIB
+    exact = 1.01 if name not in ("falcon-h1", "granite-hybrid", "qwen3-long-heads") else 1.09
+    assert reported(text, "compute") <= scratch + 0.005 <= exact * reported(text, "compute") + 0.2
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert match
+    need = memory(made, "llamacpp", Use(context, slots))
+    repacked = reported(text, "CPU_REPACK model")
+    held = int(match[1]) / 1024 - repacked
+    assert held <= (need.part("cache") + need.part("process")) / MIB  # never under
+
+
+WIDE = {
+    "Llama-3.1-8B": ("llama", {"h": 4096, "heads": 32, "kv": 8, "wide": 14336}),
+    "Qwen3-32B": ("qwen3", {"h": 5120, "heads": 64, "kv": 8, "wide": 25600, "key": 128, "norms_": QK}),
+    "Qwen3-30B-A3B": ("qwen3moe", {"h": 2048, "heads": 32, "kv": 4, "wide": 768, "key": 128, "experts_": 16,
+                                   "active": 8, "norms_": QK}),
+    "Mixtral-8x7B": ("llama", {"h": 4096, "heads": 32, "kv": 8, "wide": 14336, "experts_": 2, "active": 2}),
+    "Mistral-Small-24B": ("llama", {"h": 5120, "heads": 32, "kv": 8, "wide": 32768, "key": 128}),
+}  # fmt: skip
+
+
+@made_here
+@pytest.mark.parametrize("name", WIDE)
+def test_compute_buffers_at_the_width_of_famous_models(tmp_path: Path, name: str) -> None:
+    """Two layers are enough: scratch does not grow with depth."""
+    arch, values = WIDE[name]
+    path = ggufs.write(tmp_path / "model.gguf", *ggufs.plain(arch, layers=2, vocab=8192, **values))  # type: ignore[arg-type]
+    made = describe(path)
+    with served(path, 8192, 1, tmp_path / "log") as (text, _pid):
+        found = reported(text, "compute")
+    assert found <= buffers.llamacpp(made, 8192, 1) / MIB <= 1.01 * found
+
+
+# Runs under the engine's own Python: the peak of resident memory while prompts of several lengths are read.
+PROMPTS = """
+import json, re, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.set_num_threads(1)
+def held(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+model = LlamaForCausalLM(LlamaConfig(**json.loads(sys.argv[1]))).to(torch.bfloat16).eval()
+model.generate(torch.ones(1, 64, dtype=torch.long), max_new_tokens=2, do_sample=False, pad_token_id=0)
+for tokens in (1024, 4096):
+    open("/proc/self/clear_refs", "w").write("5")
+    model.generate(torch.randint(3, 999, (1, tokens)), max_new_tokens=2, do_sample=False, pad_token_id=0)
+    print(held("VmHWM"))
+"""
+
+
+@pytest.mark.skipif(not PYTHONS, reason="the end-to-end tests have not made transformers here yet")
+@pytest.mark.parametrize("width", [1024, 2048])
+def test_what_transformers_takes_for_a_longer_prompt(width: int) -> None:
+    config = {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_attention_heads": 16,
+              "num_key_value_heads": 4, "num_hidden_layers": 4, "vocab_size": 4096,
+              "max_position_embeddings": 8192}  # fmt: skip
+    done = subprocess.run(
+        [str(PYTHONS[-1]), "-W", "ignore", "-c", PROMPTS, json.dumps(config)],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    short, long = map(int, done.stdout.split())
+    made = shapes.describe({**config, "model_type": "llama", "tie_word_embeddings": False})
+    told = [
+        need.part("compute") + need.part("cache")
+        for need in (memory(made, "transformers", Use(tokens)) for tokens in (1024, 4096))
+    ]
+    assert 0.97 * (long - short) <= told[1] - told[0] <= 1.4 * (long - short)
