@@ -125,6 +125,8 @@ def test_what_transformers_takes_for_a_longer_prompt(width: int) -> None:
     done = subprocess.run(
         [str(PYTHONS[-1]), "-W", "ignore", "-c", PROMPTS, json.dumps(config)],
         capture_output=True, text=True, timeout=300, check=True,
+        # every tensor is given back when freed: what an allocator keeps differs by run, up to 1.4 times as much was seen
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
     short, long = map(int, done.stdout.split())
     made = shapes.describe({**config, "model_type": "llama", "tie_word_embeddings": False})
@@ -132,5 +134,4 @@ def test_what_transformers_takes_for_a_longer_prompt(width: int) -> None:
         need.part("compute") + need.part("cache")
         for need in (memory(made, "transformers", Use(tokens)) for tokens in (1024, 4096))
     ]
-    # what the allocator keeps from one prompt to the next varies: runs lay between 12 % over and 24 % under what is told
-    assert 0.85 * (long - short) <= told[1] - told[0] <= 1.4 * (long - short)
+    assert 0.97 * (long - short) <= told[1] - told[0] <= 1.5 * (long - short)
