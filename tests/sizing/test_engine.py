@@ -125,7 +125,7 @@ def test_what_transformers_takes_for_a_longer_prompt(width: int) -> None:
     done = subprocess.run(
         [str(PYTHONS[-1]), "-W", "ignore", "-c", PROMPTS, json.dumps(config)],
         capture_output=True, text=True, timeout=300, check=True,
-        # every tensor is given back when freed: what an allocator keeps differs by run, up to 1.4 times as much was seen
+        # every tensor is given back when freed: what an allocator keeps differs by run
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
     short, long = map(int, done.stdout.split())
