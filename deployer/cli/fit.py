@@ -234,7 +234,7 @@ def _rank(there: tuple[Device, ...], engines: tuple[str, ...], context: int | No
         ("model", "size", "format", "engine", "on", "memory", "context", "users", "tokens/s")
     ]
     rows += [_row(r) for r in found]
-    show.out(_table(rows))
+    show.out(show.table(rows))
     return 0 if found else 1
 
 
@@ -244,11 +244,6 @@ def _row(ranked: ranking.Ranked) -> tuple[str, ...]:
     rate = f"{a.speed.one:.0f}" if a.speed else "?"
     return (ranked.entry.name, f"{ranked.entry.billions:.3g}B", a.label, a.engine, on, format_size(a.memory.total),
             str(a.context), str(a.users), rate)  # fmt: skip
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _show(asked: Asked, found: Sequence[Answer], *, verbose: bool) -> None:

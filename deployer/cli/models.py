@@ -43,9 +43,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
         context = f"{one.context:,}" if one.context else "?"
         kept = one.quantization or "?"
         table.append((one.id, format_size(one.size), one.format, kept, context, one.licence or "?"))
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        show.out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show.out(show.table(table))
     for one in damaged:
         show.out(f"{one.id}  damaged: pull it again, or remove it")
     unique = {f.sha256: f.size for one in found for f in one.files}

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +50,12 @@ def out(text: str) -> None:
     """`text` on stdout, with `?` for what its encoding cannot hold."""
     code = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(code, "replace").decode(code))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """The rows as text, each column as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def show_json(value: Any) -> None:

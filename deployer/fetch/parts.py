@@ -27,7 +27,6 @@ _SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _SLOW = 1 << 16  # bytes in STALL_S, below which a connection counts as dead
 
 
-
 def fetch_all(
     client: httpx.Client,
     wanted: Sequence[Wanted],
@@ -80,7 +79,6 @@ class _Fetch:
         self._change = threading.Condition()
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        self._unsynced = 0
         self._busy_until: dict[str, float] = {}
         self._dead: set[str] = set()
         self._unsynced, self._syncing = 0, threading.Lock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -11,11 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployer.errors import DeployerError, HashMismatch, NoSpace
+from deployer.fetch.http import EMPTY_SHA256
 from deployer.fetch.partial import PART
 from deployer.frozen import dataclass
 from deployer.quantity import format_size
-
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
