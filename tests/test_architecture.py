@@ -15,8 +15,8 @@ from deployer.profile import schema
 from deployer.resources import PACKAGE
 
 # Top to bottom: a room imports only rooms before it.
-ORDER = """_version frozen errors quantity progress resources home report profile host compat fetch images models
-sizing engines runtimes checks plan gateway cli"""
+ORDER = """_version frozen errors quantity description progress resources home report profile host compat fetch images
+models sizing engines runtimes checks plan gateway cli"""
 ROOMS = ORDER.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Who may touch processes, sockets and HTTP. The gateway is a program of its own, inside an image; sources of

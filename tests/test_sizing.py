@@ -9,7 +9,8 @@ import pytest
 from deployer import sizing
 from deployer.models import metadata
 from deployer.profile import schema
-from deployer.sizing.memory import ENGINES
+from deployer.sizing.memory import ENGINES, Use, memory
+from deployer.sizing.wanted import PROGRAM
 from tests.sizing import ggufs
 
 
@@ -24,12 +25,12 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> metadata.Description:
 def test_the_cache_holds_every_token_of_every_request(
     smollm2: metadata.Description, context: int, concurrency: int
 ) -> None:
-    need = sizing.need(smollm2, context=context, concurrency=concurrency, engine="llamacpp")
+    need = memory(smollm2, "llamacpp", Use(context, concurrency))
     assert need.part("cache") == 23_040 * context * concurrency
 
 
 def test_the_parts_add_up_and_are_told_apart(smollm2: metadata.Description) -> None:
-    need = sizing.need(smollm2, context=4096, concurrency=2, engine="llamacpp")
+    need = memory(smollm2, "llamacpp", Use(4096, 2))
     assert need.part("weights") == smollm2.weights
     assert need.part("cache") == 188_743_680
     assert need.total == sum(part.bytes for part in need.parts)
@@ -39,7 +40,7 @@ def test_the_parts_add_up_and_are_told_apart(smollm2: metadata.Description) -> N
 
 
 def test_every_engine_has_its_size() -> None:
-    assert set(sizing.PROGRAM) == set(schema.ENGINES) <= set(ENGINES)
+    assert set(PROGRAM) == set(schema.ENGINES) <= set(ENGINES)
 
 
 def test_a_token_reads_all_weights_once() -> None:

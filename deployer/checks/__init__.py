@@ -28,6 +28,7 @@ from deployer.checks.base import Check as Check
 from deployer.checks.base import Documentation as Documentation
 from deployer.checks.base import Pain as Pain
 from deployer.checks.base import documentation as documentation
+from deployer.checks.base import headers_of as headers_of
 from deployer.checks.base import pains as pains
 from deployer.checks.gpu import suits as suits
 from deployer.checks.gpu import usable as usable

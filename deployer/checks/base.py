@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from deployer import resources
+from deployer import models, resources
+from deployer.description import Description
+from deployer.engines import engine
 from deployer.frozen import dataclass
 from deployer.host import ContainerRuntime, Fact, Host, Unknown
 from deployer.profile import Profile
 from deployer.report import Finding
+from deployer.sizing import wanted
+from deployer.sizing.memory import Memory
 
 # Memory that the firmware, the kernel or ECC keeps back: a machine sold with 16 GB passes `16 GB`. Cards
 # report at least 0.92 of their nominal size (a T4 under older drivers), computers about 0.93.
@@ -104,6 +108,19 @@ def has_gpu(host: Host) -> bool | None:
 
 def wants_gpu(profile: Profile) -> bool:
     return profile.requirements.gpu is not None
+
+
+def headers_of(host: Host, profile: Profile) -> Description | None:
+    """What the model's headers say, where somebody has read them."""
+    if not host.headers:
+        return None
+    found = host.headers.get(models.model_id(profile.model, engine(profile.engine).files))
+    return None if isinstance(found, Unknown) else found
+
+
+def need_of(host: Host, profile: Profile) -> Memory | None:
+    """What the model takes as the profile serves it, as `deployer fit` says; None where nothing is known of it."""
+    return wanted.need(profile, headers_of(host, profile))
 
 
 def multi(profile: Profile) -> bool:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from deployer import sizing
-from deployer.checks.base import NOMINAL, NOT_ASKED, Check, has, multi, sudo, uses_containers, wants_gpu
+from deployer.checks.base import (
+    NOMINAL,
+    NOT_ASKED,
+    Check,
+    has,
+    headers_of,
+    multi,
+    need_of,
+    sudo,
+    uses_containers,
+    wants_gpu,
+)
 from deployer.host import ContainerRuntime, Fact, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
+from deployer.sizing import wanted as wanted_of
 
 _SHARED = 1 << 30  # what deployer itself gives to containers with several GPUs (runtimes/docker.py)
 _LOCKED = 64 << 20
@@ -15,11 +26,6 @@ _MAPS = 65530  # the kernel's own default
 _SMALLER = "choose a smaller profile: deployer profiles list"
 _ONE_GPU = "the profile does not ask for several GPUs"
 _NO_SIZE = "the profile does not say how large the model is"
-
-
-def weights_of(profile: Profile) -> int:
-    """Bytes of the model as far as the profile knows, 0 where it says nothing."""
-    return sum(f.size or 0 for f in profile.model.files) or profile.model.download or 0
 
 
 def _total(host: Host, profile: Profile) -> Finding:
@@ -45,20 +51,24 @@ def _total(host: Host, profile: Profile) -> Finding:
 
 
 def _available(host: Host, profile: Profile) -> Finding:
-    """Weights and program fit into the memory that is available now.
+    """The model fits into the memory that is available now, served as the profile says.
 
-    Why: an engine that finds no memory is killed while it loads. What the context needs beyond that is known
-        after the pull, from the model's header.
-    Pass: they fit.
-    Warn: they would fit if other programs ended.
-    Fail: they are larger than all the memory there is.
-    Skip: the model goes to a GPU, or it could not be asked.
-    Fix: end other programs, or choose a smaller profile.
+    Why: an engine that finds no memory is killed while it loads, or at the first long prompt. What it takes is
+        computed from the model's headers or its shapes, as `deployer fit` does; where neither is known, weights and
+        program alone count.
+    Pass: it fits.
+    Warn: it would fit if other programs ended.
+    Fail: it is larger than all the memory there is.
+    Skip: all of it goes to GPUs, the profile does not say how large the model is, or it could not be asked.
+    Fix: end other programs, lower serving.context or serving.concurrency, or choose a smaller profile.
     """
-    if wants_gpu(profile):
+    sized = need_of(host, profile)
+    if sized is None:
+        return skipped("the model goes to the GPU" if wants_gpu(profile) else _NO_SIZE)
+    need = sized.host_total if wants_gpu(profile) else sized.total
+    if not need:
         return skipped("the model goes to the GPU")
-    need = weights_of(profile) + sizing.PROGRAM[profile.engine]
-    wanted = f"{format_size(need)} available for weights and program"
+    wanted = f"{format_size(need)} beside the GPU" if wants_gpu(profile) else str(sized)
     if isinstance(host.memory, Unknown):
         return unknown(wanted, host.memory.reason)
     found = f"{format_size(host.memory.available)} available"
@@ -76,7 +86,7 @@ def _limit(host: Host, profile: Profile) -> Finding:
         system-wide engine are not bound by the limit of this process.
     Pass: no limit, or none below the machine's memory.
     Warn: there is a lower one.
-    Fail: weights and program do not fit under it, and the engine would run under it.
+    Fail: the model does not fit under it, served as the profile says, and the engine would run under it.
     Skip: it could not be asked.
     Fix: raise MemoryMax of the service, the container's --memory, or what the job scheduler was asked for.
     """
@@ -95,9 +105,9 @@ def _limit(host: Host, profile: Profile) -> Finding:
     )
     if not _bound(host, profile):
         return warned(wanted, f"{found}; the engine's containers are not bound by that", hint)
-    need = weights_of(profile) + sizing.PROGRAM[profile.engine]
-    if not wants_gpu(profile) and need > limit:
-        return failed(wanted, f"{found}; weights and program need {format_size(need)}", hint)
+    sized = need_of(host, profile)
+    if sized and not wants_gpu(profile) and sized.total > limit:
+        return failed(wanted, f"{found}; the model needs {sized}", hint)
     return warned(wanted, found, hint)
 
 
@@ -220,7 +230,8 @@ def _loading(host: Host, profile: Profile) -> Finding:
     """
     if not wants_gpu(profile):
         return skipped(NOT_ASKED)
-    weights = weights_of(profile)
+    headers = wanted_of.described(profile, headers_of(host, profile))
+    weights = profile.model.size or (headers.weights if headers else 0)
     if not weights:
         return skipped(_NO_SIZE)
     wanted = f"{format_size(weights)} of memory for the weights to pass through"

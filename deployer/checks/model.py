@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-from deployer import sizing
-from deployer.checks.base import NOT_ASKED, Check, wants_gpu
+from deployer.checks.base import NOT_ASKED, Check, need_of, wants_gpu
 from deployer.checks.gpu import capability, usable
-from deployer.checks.memory import weights_of
 from deployer.host import Answer, Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least, format_size
@@ -106,24 +104,26 @@ def _revision(host: Host, profile: Profile) -> Finding:
 
 
 def _memory(host: Host, profile: Profile) -> Finding:
-    """Weights and program fit into the GPUs that the profile asks for.
+    """The model fits into the GPUs that the profile asks for, served as the profile says.
 
-    Why: the engine ends while it loads, after gigabytes were fetched. Of a card that is cut into MIG slices, a
-        program gets one slice and not the card. What the context needs is known after the pull.
-    Pass: they fit into what is free now on the largest GPUs, as many as the profile asks for.
-    Warn: they fit into those GPUs, and not into what is free on them now.
-    Fail: they are larger than the memory of those GPUs.
+    Why: the engine ends while it loads, after gigabytes were fetched, or at the first long prompt. What it takes is
+        computed from the model's headers or its shapes, as `deployer fit` does; where neither is known, weights and
+        program alone count. Of a card that is cut into MIG slices, a program gets one slice and not the card.
+    Pass: its share fits into what is free now on each of the largest GPUs, as many as the profile asks for.
+    Warn: it fits into those GPUs, and not into what is free on them now.
+    Fail: its share is larger than the memory of one of those GPUs.
     Skip: the profile wants no GPU or does not say how large the model is, there is no GPU, or it could not be
         asked.
-    Fix: choose a smaller profile, end what holds the memory, or make larger slices.
+    Fix: lower serving.context or serving.concurrency, choose a smaller profile, end what holds the memory, or make
+        larger slices.
     """
     need = profile.requirements.gpu
     if need is None:
         return skipped(NOT_ASKED)
-    if not weights_of(profile):
+    sized = need_of(host, profile)
+    if sized is None:
         return skipped("the profile does not say how large the model is")
-    bytes_ = weights_of(profile) + sizing.PROGRAM[profile.engine]
-    wanted = f"{format_size(bytes_)} for weights and program"
+    wanted = f"{sized}{' on each' if need.count > 1 else ''}"
     gpus = usable(host, profile)
     if isinstance(gpus, Unknown):
         return unknown(wanted, gpus.reason)
@@ -131,14 +131,14 @@ def _memory(host: Host, profile: Profile) -> Finding:
         return skipped(_TOO_FEW)
     sizes = sorted((g.vram for g in gpus if not isinstance(g.vram, Unknown)), reverse=True)
     frees = sorted((g.free_vram for g in gpus if not isinstance(g.free_vram, Unknown)), reverse=True)
-    size, free = sum(sizes[: need.count]), sum(frees[: need.count])
-    found = f"{format_size(size)} on {need.count}, {format_size(free)} of it free"
-    if len(frees) >= need.count and free >= bytes_:
+    size, free = (one[need.count - 1] if len(one) >= need.count else 0 for one in (sizes, frees))
+    found = f"{format_size(size)}{' on each' if need.count > 1 else ''}, {format_size(free)} of it free"
+    if free >= sized.total:
         return passed(wanted, found)
     for fact in (fact for gpu in gpus for fact in (gpu.vram, gpu.free_vram)):
         if isinstance(fact, Unknown):
             return unknown(wanted, fact.reason)
-    if size >= bytes_:
+    if size >= sized.total:
         return warned(wanted, found, "end what holds their memory: gpu.free_vram")
     smaller = "choose a smaller profile: deployer profiles list"
     sliced = not isinstance(host.gpus, Unknown) and gpus != host.gpus

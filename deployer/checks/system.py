@@ -10,6 +10,7 @@ from deployer.host import Host, Unknown
 from deployer.profile import Profile
 from deployer.quantity import at_least
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
+from deployer.sizing.wanted import USERS
 
 # transformers 5 without containers is installed for the Python at hand (runtimes/provision.py).
 _TRANSFORMERS_PYTHON = "3.11"
@@ -168,7 +169,7 @@ def _open_files(host: Host, profile: Profile) -> Finding:
     """
     if uses_containers(host, profile):
         return skipped("containers get the engine's limits, not this user's")
-    need = 256 + 4 * profile.serving.concurrency
+    need = 256 + 4 * (profile.serving.concurrency or max(USERS.values()))
     wanted = f"{need} open files"
     if isinstance(host.system, Unknown):
         return unknown(wanted, host.system.reason)

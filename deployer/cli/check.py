@@ -88,6 +88,7 @@ def command(
     else:
         ports = tuple(sorted({p.serving.port for p in candidates}))
         found = host.probe(here.questions(candidates, ports=ports))
+        found = here.with_headers(found, candidates, hub=profile_name is not None)
         if deep:
             found = _tried(found, here, candidates)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from deployer.errors import QuestionError
 from deployer.frozen import dataclass
 from deployer.models.metadata import Description
 from deployer.profile import ModelChoice
-from deployer.profile.schema import ENGINES as STARTED
 from deployer.quantity import format_duration, format_size, parse_size
 from deployer.sizing import catalogue, devices, ranking
 from deployer.sizing.devices import Device
@@ -62,6 +61,7 @@ class Asked:
 @click.option(
     "--profile", "write", metavar="FILE", help="Write a complete profile of the best answer; - for stdout."
 )
+@click.option("--history", is_flag=True, help="What each `up` here measured, beside what was expected.")
 @click.option("--ca-cert", type=click.Path(exists=True, dir_okay=False), help="Certificates to trust.")
 @click.option("--json", "as_json", is_flag=True, help="Every part of every answer, for programs.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say what each part is.")
@@ -80,6 +80,7 @@ def command(
     count: int,
     memory: str | None,
     write: str | None,
+    history: bool,
     ca_cert: str | None,
     as_json: bool,
     verbose: bool,
@@ -91,6 +92,8 @@ def command(
     model does not fit.
     """
     here = place(ctx, ca_cert=ca_cert)
+    if history:
+        return _history(here, model, as_json)
     if saved and gpu:
         raise QuestionError("--host and --gpu exclude each other", hint="choose one of them")
     there = _devices(here, saved, gpu, count, memory)
@@ -117,6 +120,37 @@ def command(
     elif write != "-":
         _show(asked, found, verbose=verbose)
     return 0 if found[0].fits else 1
+
+
+def _history(here: Place, model: str | None, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from deployer.plan import history
+
+    kept = [m for m in history.read(here.home) if model is None or model in (m.model, m.deployment)]
+    if as_json:
+        show.show_json({"schema": SCHEMA, "history": [asdict(m) for m in kept]})
+        return 0
+    if not kept:
+        click.echo("nothing was measured here yet: each `deployer up` adds a line", err=True)
+        return 0
+    head = ("when", "deployment", "engine", "on", "serving", "tokens/s", "expected", "loading", "expected",
+            "memory", "expected")  # fmt: skip
+    rows = [
+        (
+            m.at.replace("T", " ").removesuffix(":00Z").removesuffix("Z"), m.deployment, f"{m.engine} ({m.runtime})",
+            m.device, f"{m.users} × {m.context}", f"{m.rate:.3g}", _or_not(m.expected_rate, "{:.3g}".format),
+            format_duration(m.load), _or_not(m.expected_load, format_duration), _or_not(m.memory, format_size),
+            _or_not(m.expected_memory, format_size),
+        )
+        for m in kept
+    ]  # fmt: skip
+    show.out(show.table((head, *rows)))
+    return 0
+
+
+def _or_not(value: Any, how: Callable[[Any], str]) -> str:
+    return "?" if value is None else how(value)
 
 
 def _devices(
@@ -200,7 +234,7 @@ def _remote(model: str, here: Place, file: str | None) -> Asked:
 
 
 def _write(target: str, asked: Asked, found: Sequence[Answer]) -> None:
-    good = [a for a in found if a.fits and a.engine != "vllm"]
+    good = [a for a in found if a.fits]
     if asked.description.format != "gguf" and not asked.source.files:
         good = [a for a in good if a.engine == "transformers"] or good
     if not good:
@@ -269,13 +303,11 @@ def _told(a: Answer, *, verbose: bool) -> list[str]:
         ]
         for near in a.nearest:
             told.append(f"     {near.change}: {format_size(near.memory.total)}")
-            told += [f"       {line}" for line in lines(near, a.engine)]
+            told += [f"       {line}" for line in lines(near)]
         return told
     users = f"{a.users} user{'s' if a.users > 1 else ''}"
     told = [f"yes  {head}: {a.use.context} tokens for {users} (one alone: {a.context}), "
             f"{format_size(a.memory.total)} of {format_size(a.available)}", *parts]  # fmt: skip
-    if a.engine not in STARTED:
-        told.append("     deployer builds its image and does not start it yet: there is no profile for it")
     if a.speed:
         told.append(f"     about {a.speed.one:.3g} tokens/s for one user, {a.speed.total:.3g} in all; "
                     f"loading {format_duration(a.speed.load)}")  # fmt: skip
@@ -318,7 +350,7 @@ def _answer_json(a: Answer) -> dict[str, Any]:
                               "source": a.speed.source},
         "nearest": [
             {"change": n.change, "format": n.label, "context": n.use.context, "cache": n.use.number, "gpus": n.gpus,
-             "memory": _need_json(n.memory), "profile": list(lines(n, a.engine))} for n in a.nearest
+             "memory": _need_json(n.memory), "profile": list(lines(n))} for n in a.nearest
         ],
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ from deployer.profile import Profile
 
 if TYPE_CHECKING:
     from deployer import runtimes
+    from deployer.description import Description
     from deployer.fetch import Web
     from deployer.images.bake import BuildSettings
 
@@ -97,6 +98,44 @@ class Place:
             return facts
         return replace(facts, ports={})
 
+    def with_headers(self, facts: host.Host, profiles: tuple[Profile, ...], *, hub: bool = False) -> host.Host:
+        """`facts` with what the headers of the profiles' models say: in the store, in a folder, and, with `hub`, there.
+
+        What the catalogue knows by its shapes is not asked for.
+        """
+        from deployer import models
+        from deployer.engines import engine
+
+        wanted = {models.model_id(p.model, engine(p.engine).files): p for p in profiles}
+        # As with the list of what the store holds, a dead network disk must not hold up the audit.
+        found = gather({id_: partial(self._headers_here, id_, p) for id_, p in wanted.items()}, 0.5)
+        if hub:
+            asked = {id_: partial(self._headers_there, p) for id_, p in wanted.items() if found[id_] is None}
+            found |= gather(asked, 10.0)
+        return replace(facts, headers={id_: one for id_, one in found.items() if one is not None})
+
+    def _headers_here(self, id_: str, wanted: Profile) -> Description | None:
+        from deployer import models
+        from deployer.description import compact
+        from deployer.models import metadata
+
+        if stored := models.Store(self.home).get(id_):
+            return compact(metadata.describe(stored.weights))
+        if not wanted.model.source.startswith("file://"):
+            return None
+        path = Path(wanted.model.source.removeprefix("file://"))
+        named = _gguf(wanted)
+        return compact(metadata.describe(path / named if named and path.is_dir() else path))
+
+    def _headers_there(self, wanted: Profile) -> Description | None:
+        from deployer.description import compact
+        from deployer.models.metadata import remote
+        from deployer.sizing import catalogue
+
+        if not wanted.model.source.startswith("hf://") or catalogue.of(wanted.model):
+            return None
+        return compact(remote.describe(wanted.model, self.web, file=_gguf(wanted)).description)
+
     def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
         """What to ask the machine so that every one of `profiles` can be judged."""
         urls: set[str] = set()
@@ -168,6 +207,10 @@ def place(
         proxy,
         base or images.ARCHIVE,
     )
+
+
+def _gguf(wanted: Profile) -> str | None:
+    return next((f.path for f in wanted.model.files if f.path.endswith(".gguf")), None)
 
 
 def this_platform() -> str:

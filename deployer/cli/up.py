@@ -66,6 +66,7 @@ def command(
                 chosen = plan.without_images(wanted, runtime, error)
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
+        record = plan.load_record(here.home, label)
         choice = plan.resolve(
             facts,
             wanted,
@@ -75,8 +76,8 @@ def command(
             name=name,
             port=port,
             reasons=reasons,
+            before=_before(record, wanted),
         )
-        record = plan.load_record(here.home, choice.name)
         steps = plan.steps(
             choice, home=here.home, runtime=runs, generation=record.launch.generation + 1 if record else 1
         )
@@ -106,6 +107,7 @@ def _choose(
     )
     ports = tuple(sorted({p.serving.port for p in profiles}))
     facts = host.probe(here.questions(profiles, ports=ports))
+    facts = here.with_headers(facts, profiles, hub=profile_name is not None)
 
     def seen_by(p: Profile) -> host.Host:
         return here.seen_by(facts, p, name or p.name)
@@ -114,6 +116,13 @@ def _choose(
         return profiles[0], (), seen_by(profiles[0])
     wanted, reasons = plan.rank(seen_by, profiles)
     return wanted, reasons, seen_by(wanted)
+
+
+def _before(record: Record | None, wanted: Profile) -> tuple[int, int] | None:
+    """What an earlier `up` of this profile chose, so that the next one, beside what runs now, changes nothing."""
+    if record is None or record.profile != str(wanted.path) or not record.context or not record.concurrency:
+        return None
+    return record.context, record.concurrency
 
 
 def _refuse(facts: host.Host, wanted: Profile) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from deployer.engines import llamacpp, transformers
+from deployer.engines import llamacpp, transformers, vllm
 from deployer.engines.base import Engine as Engine
 from deployer.engines.base import Job as Job
 from deployer.errors import QuestionError
 
-ENGINES: tuple[Engine, ...] = (llamacpp.ENGINE, transformers.ENGINE)
+ENGINES: tuple[Engine, ...] = (llamacpp.ENGINE, transformers.ENGINE, vllm.ENGINE)
 
 
 def engine(name: str) -> Engine:

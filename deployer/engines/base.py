@@ -13,7 +13,8 @@ from deployer.frozen import dataclass
 class Job:
     """One model to be served; paths are as the engine sees them. `gpus` is how many it may use.
 
-    `half` asks for float16 on GPUs without bfloat16 (compute capability below 8.0).
+    `half` asks for float16 on GPUs without bfloat16 (compute capability below 8.0). `cache` is the width of cached
+    numbers, `share` the part of each GPU's memory that the engine may take.
     """
 
     program: str
@@ -27,6 +28,8 @@ class Job:
     key_file: str | None
     gpus: int = 0
     half: bool = False
+    cache: str = "16-bit"
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Engine:
 
     `formats` are the model formats that it loads, best first; `convert` maps a format that it cannot load
     to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
-    what it needs from a source that holds more.
+    what it needs from a source that holds more. `compiles`: it makes programs when it starts, and runs them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Engine:
     health: str = "/health"
     convert: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    compiles: bool = False
     error: re.Pattern[str] = re.compile(r"error|failed|exception|cannot|unable|killed", re.IGNORECASE)
 
     def first_error(self, log: Sequence[str]) -> str | None:

@@ -28,6 +28,8 @@ def _arguments(job: Job) -> tuple[str, ...]:
     ]
     if job.key_file:
         found += ["--api-key-file", job.key_file]
+    if job.cache == "8-bit":  # values in 8 bits are for flash attention alone
+        found += ["--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
     if job.gpus:
         found += ["--n-gpu-layers", "999"]
     return tuple(found)

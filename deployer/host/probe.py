@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deployer._version import __version__
+from deployer.description import Description
 from deployer.errors import QuestionError
 from deployer.frozen import dataclass
 from deployer.host import disk, driver, memory, network, nvml, runtime, system, toolkit
@@ -31,10 +32,11 @@ from deployer.host.toolkit import Specification, Toolkit
 class Host:
     """What is there at one moment. None means that there is none, or that it does not apply here.
 
-    `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that
-    its library speaks, `nvml_driver` the version that NVML gives (Windows's driver under WSL). `images` says by
+    `driver` is the loaded kernel module, `libraries` what lies on the disk of it, `cuda` the newest CUDA that its
+    library speaks, `nvml_driver` the version that NVML gives (Windows's driver under WSL). `images` says by
     `name:variant` whether the engine has them; `base` is the place of their OS base, None when nothing has to come
-    from it. `models` are the names in the store. `deep` is what `check --deep` tried, None where it was not asked to.
+    from it. `models` are the names in the store, `headers` what the headers of models say, by such names. `deep` is
+    what `check --deep` tried, None where it was not asked to.
     """
 
     taken: str
@@ -67,6 +69,7 @@ class Host:
     proxies: Fact[Proxies | None] = NOT_ASKED
     models: Fact[tuple[str, ...]] = NOT_ASKED
     nvml_driver: Fact[str] = NOT_ASKED
+    headers: Mapping[str, Fact[Description]] = field(default_factory=dict)
     deep: Deep | None = None
 
 

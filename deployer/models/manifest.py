@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 2  # 1 had no `schema`, no licence and no blobs; it is still read
 SAFE = (".safetensors", ".gguf")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_QUANTIZATION = re.compile(
+QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(I?Q\d(?:_[0-9A-Za-z]+)*|TQ\d_\d|BF16|F16|F32|FP16|FP8|MXFP4|NVFP4)(?![A-Za-z0-9])", re.IGNORECASE
 )
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}(?=\.\w+$)")
@@ -141,7 +141,7 @@ def quantization_of(weights: Path) -> str | None:
 
 def quantization_in(name: str) -> str | None:
     """The quantization that a file's name tells, in capitals: `tiny-q4_k_m.gguf` → `Q4_K_M`."""
-    found = _QUANTIZATION.findall(_SPLIT.sub("", name).removesuffix(".gguf"))
+    found = QUANTIZATION.findall(_SPLIT.sub("", name).removesuffix(".gguf"))
     return found[-1].upper() if found else None
 
 

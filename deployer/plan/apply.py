@@ -27,8 +27,9 @@ from deployer.frozen import dataclass
 from deployer.home import Home, write_whole
 from deployer.images import builder
 from deployer.images.bake import BuildSettings
+from deployer.models import metadata
 from deployer.models.pull import pull
-from deployer.plan import acceptance
+from deployer.plan import acceptance, history
 from deployer.plan.acceptance import Measured
 from deployer.plan.record import Record, forget, load_record, save_record
 from deployer.plan.resolve import Choice
@@ -37,6 +38,7 @@ from deployer.progress import Progress
 from deployer.quantity import format_duration, format_size
 from deployer.runtimes import Runtime, Unit, provision
 from deployer.runtimes.base import port_free
+from deployer.sizing.memory import Use, memory
 
 STALL_S = 120.0  # an engine that makes no progress for this long is stuck
 _EVIDENCE = 6
@@ -75,6 +77,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     started again; downloads and builds stay, so that the next call goes on from there.
     """
     measured: Measured | None = None
+    loaded = 0.0
     begin = time.monotonic()
     with contextlib.ExitStack() as undo:
         for step in steps:
@@ -103,7 +106,9 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Start():
                     _start(step, choice, world, undo)
                 case Ready():
+                    loaded = -time.monotonic()
                     _wait(step, choice.engine, world)
+                    loaded += time.monotonic()
                 case Accept():
                     measured = _accept(step, choice, world)
         assert measured is not None
@@ -123,8 +128,11 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         first_token=round(measured.first_token, 4),
         rate=round(measured.rate, 2),
         launch=started,
+        context=choice.context,
+        concurrency=choice.concurrency,
     )
     save_record(world.home, record)
+    history.keep(record, choice, world.facts, _chosen(choice, world.facts), world.runtime, measured, loaded, world.home)
     world.progress.say(f"up in {format_duration(time.monotonic() - begin)}")
     return record
 
@@ -188,17 +196,12 @@ def _fit(step: Fit, choice: Choice, world: World) -> None:
         raise Refused(
             "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
         )
-    from deployer.models import metadata
-
     try:
         described = metadata.describe(model.weights)
     except ModelError as error:  # a design that sizing does not know; the engine may
         world.progress.say(f"whether it fits cannot be told: {error.message}")
         return
-    need = sizing.need(
-        described,
-        context=step.context, concurrency=step.concurrency, engine=step.engine, gpus=len(choice.gpus),
-    )  # fmt: skip
+    need = memory(described, step.engine, Use(step.context, step.concurrency, len(choice.gpus), step.number))
     available = _memory_for(choice, world.facts)
     if available is not None and need.total > available:
         raise Refused(

@@ -12,7 +12,7 @@ from deployer.runtimes import Launch
 
 @dataclass(frozen=True)
 class Record:
-    """Written only after acceptance. Times in seconds, rates in tokens per second."""
+    """Written only after acceptance. Times in seconds, rates in tokens per second, context in tokens."""
 
     name: str
     profile: str
@@ -26,6 +26,8 @@ class Record:
     first_token: float
     rate: float
     launch: Launch
+    context: int | None = None
+    concurrency: int | None = None
 
 
 def save_record(home: Home, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
@@ -15,6 +16,8 @@ from deployer.profile import Profile
 from deployer.quantity import at_least
 from deployer.report import first_reason
 from deployer.runtimes import provision
+from deployer.sizing import devices, wanted
+from deployer.sizing.memory import VLLM_SHARE
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Choice:
     gpus: tuple[str, ...]
     gpu_injection: str | None
     half: bool
+    context: int
+    concurrency: int
+    share: float
     reasons: tuple[str, ...]
 
 
@@ -92,8 +98,12 @@ def resolve(
     name: str | None = None,
     port: int | None = None,
     reasons: Sequence[str] = (),
+    before: tuple[int, int] | None = None,
 ) -> Choice:
-    """The choice for this host. Raises QuestionError when the profile contradicts itself."""
+    """The choice for this host. `before` are context and concurrency that the profile left to an earlier call.
+
+    Raises QuestionError when the profile contradicts itself, or does not fit.
+    """
     chosen = engine(profile.engine)
     recipe = images.load(profile.image)
     recipe.variant(profile.variant)
@@ -119,7 +129,11 @@ def resolve(
         )
     folder = home.models / (converted or identity)
     gguf = _gguf_path(profile)
-    gpus, injection, half = _gpus(host, profile)
+    taken = _taken(host, profile)
+    gpus, injection, half = _names(host, taken)
+    served = _served(host, profile, taken, before)
+    if not (profile.serving.context and profile.serving.concurrency):
+        said.append(f"serving: {served.users} × {served.context} tokens: {served.reason}")
     gateway = None
     if not chosen.own_key:
         gateway = images.target("gateway", "cpu", base).reference if containers else "gateway"
@@ -144,6 +158,9 @@ def resolve(
         gpus=gpus,
         gpu_injection=injection,
         half=half,
+        context=served.context,
+        concurrency=served.users,
+        share=_share(taken),
         reasons=tuple(said),
     )
 
@@ -169,14 +186,42 @@ def _gguf_path(profile: Profile) -> str | None:
     return named[0] if named else None
 
 
-def _gpus(host: Host, profile: Profile) -> tuple[tuple[str, ...], str | None, bool]:
-    """UUIDs of the GPUs with the most free memory, how they get into containers, whether bfloat16 lacks."""
+def _taken(host: Host, profile: Profile) -> tuple[Gpu, ...]:
+    """The GPUs with the most free memory, in their own order."""
     need, gpus = profile.requirements.gpu, checks.usable(host, profile)
     if need is None or isinstance(gpus, Unknown):
-        return (), None, False
+        return ()
     usable = [g for g in gpus if isinstance(g.uuid, str) and checks.suits(g, need)]
     usable.sort(key=lambda g: -g.free_vram if isinstance(g.free_vram, int) else 0)
-    taken = sorted(usable[: need.count], key=lambda g: g.index)
+    return tuple(sorted(usable[: need.count], key=lambda g: g.index))
+
+
+def _served(
+    host: Host, profile: Profile, taken: Sequence[Gpu], before: tuple[int, int] | None
+) -> wanted.Chosen:
+    """Context and concurrency: the profile's, else those of an earlier call, else what the memory holds."""
+    serving = profile.serving
+    if before and not (serving.context and serving.concurrency):
+        context, users = serving.context or before[0], serving.concurrency or before[1]
+        return wanted.Chosen(context, users, "as it was chosen before")
+    device = devices.of_gpus(taken, host) if profile.requirements.gpu else devices.of_cpu(host, None)
+    return wanted.choose(profile, checks.headers_of(host, profile), device)
+
+
+def _share(taken: Sequence[Gpu]) -> float:
+    """The part of each GPU's memory that an engine may take: what is free, less a hundredth; 0 without GPUs."""
+    free = [
+        g.free_vram / g.vram for g in taken if isinstance(g.free_vram, int) and isinstance(g.vram, int) and g.vram
+    ]
+    if not free:
+        return VLLM_SHARE if taken else 0.0
+    return min(VLLM_SHARE, math.floor(100 * min(free) - 1) / 100)
+
+
+def _names(host: Host, taken: Sequence[Gpu]) -> tuple[tuple[str, ...], str | None, bool]:
+    """The GPUs as they are asked for, how they get into containers, whether bfloat16 lacks."""
+    if not taken:
+        return (), None, False
     half = any(
         isinstance(g.compute_capability, str) and not at_least(g.compute_capability, "8.0") for g in taken
     )

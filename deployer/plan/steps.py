@@ -12,6 +12,7 @@ from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.plan.resolve import Choice
 from deployer.runtimes import Launch, Part, Runtime
+from deployer.sizing import wanted
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Fit:
     context: int
     concurrency: int
     engine: str
+    number: str
 
     @property
     def title(self) -> str:
@@ -189,10 +191,9 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
     found.append(Pull(choice.model, profile.name if shipped else str(profile.path)))
     if choice.converted:
         found.append(Convert(choice.model, choice.converted, choice.program))
-    serving = profile.serving
     return (
         *found,
-        Fit(choice.weights, serving.context, serving.concurrency, choice.engine.name),
+        Fit(choice.weights, choice.context, choice.concurrency, choice.engine.name, wanted.number(profile)),
         Replace(choice.name, what.fingerprint),
         Start(what, runtime.commands(what)),
         Ready(choice.name, url),
@@ -215,12 +216,14 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
         alias=choice.alias,
         host=inside.listen,
         port=inside.engine_port if behind else inside.public_port,
-        context=choice.profile.serving.context,
-        concurrency=choice.profile.serving.concurrency,
+        context=choice.context,
+        concurrency=choice.concurrency,
         threads=choice.threads,
         key_file=key if choice.engine.own_key else None,
         gpus=len(choice.gpus),
         half=choice.half,
+        cache=choice.profile.serving.cache,
+        share=choice.share,
     )
     mounts = runtime.mounts(choice.name, choice.folder)
     engine_part = Part(
@@ -231,6 +234,7 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
         mounts=mounts if key and not behind else tuple(m for m in mounts if m.target != inside.key),
         gpus=choice.gpus,
         gpu_injection=choice.gpu_injection,
+        compiles=choice.engine.compiles,
     )
     if not behind:
         return Launch(choice.name, generation, choice.port, (engine_part,))

@@ -167,6 +167,11 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
                 f"{path}:{at}: model.files: a wheel needs its one model file with path and sha256"
             )
     gpu = raw["requirements"].get("gpu")
+    if raw["engine"] == "transformers" and raw.get("serving", {}).get("cache") == "8-bit":
+        at = line("serving", "cache")
+        problems.append(f"{path}:{at}: serving.cache: transformers keeps its cache in 16 bits (leave it out)")
+    if raw["engine"] == "vllm" and not gpu:
+        problems.append(f"{path}:{line('engine')}: engine: vllm needs a GPU (name it in requirements.gpu)")
     if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:
         at = line("requirements", "gpu", "free_vram")
         problems.append(f"{path}:{at}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)")

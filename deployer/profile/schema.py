@@ -8,7 +8,7 @@ from typing import Any
 from deployer.frozen import dataclass
 from deployer.quantity import parse_duration, parse_size, parse_version
 
-ENGINES = ("llamacpp", "transformers")
+ENGINES = ("llamacpp", "transformers", "vllm")
 RUNTIMES = ("docker", "process")
 
 
@@ -154,8 +154,14 @@ PROFILE = Section(
         "serving": Section(
             doc="how it is served",
             keys={
-                "context": Key(_whole(128, 10_000_000), "tokens that one request may use, prompt and answer"),
-                "concurrency": Key(_whole(1, 1024), "requests served at the same time"),
+                "context": Key(
+                    _whole(128, 10_000_000),
+                    "tokens that one request may use, prompt and answer; without this, what the memory holds",
+                ),
+                "concurrency": Key(
+                    _whole(1, 1024), "requests served at the same time; without this, what the memory holds"
+                ),
+                "cache": Key(_choice("16-bit", "8-bit"), "numbers of the cache; 8 bits hold twice the tokens"),
                 "port": Key(_whole(1, 65535), "port on 127.0.0.1"),
                 "api_key": Key(_choice("required", "none"), "`none` lets every local program use the model"),
             },

@@ -57,11 +57,19 @@ class ModelChoice:
     kind: str = "chat"
     download: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of its files as far as the profile knows, 0 where it says nothing."""
+        return sum(f.size or 0 for f in self.files) or self.download or 0
+
 
 @dataclass(frozen=True)
 class Serving:
-    context: int = 4096
-    concurrency: int = 1
+    """`context` in tokens and `concurrency` in requests: None leaves them to what the memory holds."""
+
+    context: int | None = None
+    concurrency: int | None = None
+    cache: str = "16-bit"
     port: int = 8000
     api_key: str = "required"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,10 @@ class Mount:
 
 @dataclass(frozen=True)
 class Part:
-    """One program of a unit: `engine`, or `gateway` in front of it. `image` is None without containers."""
+    """One program of a unit: `engine`, or `gateway` in front of it. `image` is None without containers.
+
+    `compiles`: programs that it writes to /tmp may run.
+    """
 
     role: str
     arguments: tuple[str, ...]
@@ -35,6 +39,7 @@ class Part:
     mounts: tuple[Mount, ...] = ()
     gpus: tuple[str, ...] = ()
     gpu_injection: str | None = None
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,9 @@ class Runtime(Protocol):
     def pulse(self, unit: str) -> Hashable:
         """A value that changes while the unit makes progress: log, memory, bytes read."""
 
+    def resident(self, unit: str) -> int | None:
+        """Bytes of memory that the engine's processes hold, files that they map included; None when it cannot tell."""
+
     def stop(self, unit: str) -> None:
         """Ends the unit with its children, waits until it is gone, and leaves nothing of it."""
 
@@ -126,6 +134,22 @@ class Runtime(Protocol):
 
     def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
         """Runs the GGUF converter in the engine `program` (an image or a Python), from `source` to `target`."""
+
+
+def resident(pids: Iterable[int]) -> int:
+    """Bytes that processes and their children hold; what several of them map is counted for each."""
+    found, left, seen = 0, list(pids), set[int]()
+    while left:
+        if (pid := left.pop()) in seen:
+            continue
+        seen.add(pid)
+        try:
+            found += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                left += [int(child) for child in children.read_text().split()]
+        except (OSError, IndexError):
+            continue  # it has ended
+    return found
 
 
 def port_free(port: int) -> bool:

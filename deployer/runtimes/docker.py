@@ -19,7 +19,7 @@ from deployer import models
 from deployer.errors import LaunchError, RuntimeUnavailable
 from deployer.home import Home, write_whole
 from deployer.progress import Progress
-from deployer.runtimes.base import Inside, Launch, Mount, Part, Unit
+from deployer.runtimes.base import Inside, Launch, Mount, Part, Unit, resident
 
 if TYPE_CHECKING:
     import docker as sdk
@@ -29,6 +29,8 @@ PORT = 8080  # inside containers
 _LABEL = "io.deployer"
 _STOP_S = 10
 _SHM = 1 << 30
+_SCRATCH = "size=1g,mode=1777"  # Docker adds noexec, nosuid, nodev
+_COMPILED = "size=8g,mode=1777,exec"  # for engines that compile kernels at their start
 
 
 class DockerRuntime:
@@ -109,6 +111,14 @@ class DockerRuntime:
             signs.append((pid, log, memory))
         return tuple(signs)
 
+    def resident(self, unit: str) -> int | None:
+        pids = [
+            self._engine().api.inspect_container(container["Id"])["State"]["Pid"]
+            for container in self._containers(unit)
+            if container["Labels"].get(f"{_LABEL}.role") == "engine"
+        ]
+        return resident(pids) or None  # the engine may be on another machine
+
     def stop(self, unit: str) -> None:
         import docker.errors
 
@@ -175,7 +185,7 @@ class DockerRuntime:
                 user=self._user(),
                 network_mode="none",
                 read_only=True,
-                tmpfs={"/tmp": "size=1g,mode=1777"},
+                tmpfs={"/tmp": _SCRATCH},
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 labels={f"{_LABEL}.once": self._tag},
@@ -257,7 +267,7 @@ class DockerRuntime:
             port_bindings={f"{PORT}/tcp": ("127.0.0.1", launch.port)} if public else None,
             network_mode=network,
             read_only=True,
-            tmpfs={"/tmp": "size=1g,mode=1777"},
+            tmpfs={"/tmp": _COMPILED if part.compiles else _SCRATCH},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=2048,
@@ -329,7 +339,7 @@ class DockerRuntime:
 def _as_command(create: dict[str, Any], part: Part) -> str:
     host = create["host_config"]
     words = ["docker", "run", "-d", "--name", create["name"], "--user", create["user"], "--read-only"]
-    words += ["--tmpfs", "/tmp:size=1g,mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    words += ["--tmpfs", f"/tmp:{host['Tmpfs']['/tmp']}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     words += ["--pids-limit", str(host["PidsLimit"]), "--network", host["NetworkMode"]]
     if "ShmSize" in host:
         words += ["--shm-size", str(host["ShmSize"])]

@@ -22,7 +22,7 @@ from deployer.errors import LaunchError
 from deployer.home import Home, read_json, write_json
 from deployer.progress import Progress
 from deployer.runtimes import supervisor
-from deployer.runtimes.base import ENGINE_PORT, Inside, Launch, Mount, Unit
+from deployer.runtimes.base import ENGINE_PORT, Inside, Launch, Mount, Unit, resident
 
 _MARK = "DEPLOYER_UNIT"
 
@@ -113,6 +113,9 @@ class ProcessRuntime:
         except OSError:
             size = 0
         return size, tuple(_footprint(pid) for pid, _ in self._marked(unit))
+
+    def resident(self, unit: str) -> int | None:
+        return resident(pid for pid, part in self._marked(unit) if part == "engine") or None
 
     def stop(self, unit: str) -> None:
         for pid, part in self._marked(unit):

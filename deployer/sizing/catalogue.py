@@ -10,8 +10,11 @@ import json
 from functools import cache as once
 from typing import Any
 
+from deployer.description import Description, compact
 from deployer.frozen import dataclass
-from deployer.models.metadata import Description, compact, shapes
+from deployer.models.manifest import QUANTIZATION
+from deployer.models.metadata import shapes
+from deployer.profile import ModelChoice
 from deployer.resources import PACKAGE
 from deployer.sizing import formats
 
@@ -69,6 +72,22 @@ def find(name: str) -> Entry | None:
             return entry
     started = [e for e in entries() if e.name.lower().startswith(wanted)]
     return started[0] if len(started) == 1 else None
+
+
+def of(choice: ModelChoice) -> Description | None:
+    """The model that a profile chose, if it is here: by its place on the Hub, and by what a GGUF file's name says."""
+    hub = choice.source.removeprefix("hf://").lower()
+    if hub == choice.source.lower():
+        return None
+    named = next((f.path for f in choice.files if f.path.endswith(".gguf")), None)
+    entry = next((e for e in entries() if e.hub.lower() == (hub.removesuffix("-gguf") if named else hub)), None)
+    if entry is None or named is None:
+        return entry.description() if entry else None
+    said = QUANTIZATION.search(named)
+    try:
+        return entry.description(said[1].upper()) if said else None
+    except KeyError:
+        return None
 
 
 def near(name: str) -> tuple[str, ...]:

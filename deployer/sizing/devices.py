@@ -46,13 +46,28 @@ def of_host(host: Host, bandwidth: float | None) -> tuple[Device, ...]:
     for name in dict.fromkeys(str(g.name) for g in whole):
         alike = [g for g in whole if str(g.name) == name]
         found.append(_gpus(name, alike, system))
+    processor = of_cpu(host, bandwidth)
+    return (*found, processor) if processor else tuple(found)
+
+
+def of_cpu(host: Host, bandwidth: float | None) -> Device | None:
+    """The processor with the system's memory; None when that is not known."""
+    system = 0 if isinstance(host.memory, Unknown) else host.memory.available
+    if not system:
+        return None
     cores = (
         "processor" if isinstance(host.cpu, Unknown) else (getattr(host.cpu, "model", None) or "processor")
     )
-    if system:
-        many = 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
-        found.append(Device("cpu", str(cores), 1, system, system, bandwidth and bandwidth * many, "ddr"))
-    return tuple(found)
+    many = 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
+    return Device("cpu", str(cores), 1, system, system, bandwidth and bandwidth * many, "ddr")
+
+
+def of_gpus(gpus: Sequence[Gpu], host: Host) -> Device | None:
+    """Some GPUs of a host as one group; None when there is none, or when the free memory of one is not known."""
+    if not gpus or not all(isinstance(g.free_vram, int) for g in gpus):
+        return None
+    system = 0 if isinstance(host.memory, Unknown) else host.memory.available
+    return _gpus(str(gpus[0].name), gpus, system)
 
 
 def named(card: compat.Card, count: int, system: int) -> Device:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 
 from deployer.frozen import dataclass
-from deployer.profile.schema import ENGINES
 from deployer.sizing.fit import Answer, Nearest
 from deployer.sizing.memory import Memory, Use
 
 _GB = 10**9
-# What llama.cpp is told for a cache in another format; profiles have no key for it.
-_CACHE = "llama-server --flash-attn on --cache-type-k {0} --cache-type-v {0}"
+_EIGHT = ("q8_0", "fp8")
 
 
 @dataclass(frozen=True)
@@ -25,25 +23,20 @@ class Source:
     chat: bool = True
 
 
-def lines(nearest: Nearest, engine: str) -> tuple[str, ...]:
+def lines(nearest: Nearest) -> tuple[str, ...]:
     """The lines of a profile that make this change."""
-    found = [f"serving: {{context: {nearest.use.context}, concurrency: {nearest.use.users}}}"]
+    found = [f"serving: {{context: {nearest.use.context}, concurrency: {nearest.use.users}{_cache(nearest.use)}}}"]
     if nearest.gpus:
         found.insert(0, f"requirements: {{gpu: {{count: {nearest.gpus}}}}}")
-    if nearest.use.number not in ("f16", "bf16"):
-        told = (
-            _CACHE.format(nearest.use.number) if engine == "llamacpp" else "vllm serve --kv-cache-dtype fp8"
-        )
-        found.append(f"# no key of a profile: {told}")
     if "weights" in nearest.change:
         found.append(f"# model: the same in {nearest.label}")
     return tuple(found)
 
 
 def profile(answer: Answer, source: Source, *, name: str) -> str:
-    """A complete profile. Raises ValueError for an engine that profiles cannot ask for."""
-    if answer.engine not in ENGINES:
-        raise ValueError(f"profiles cannot ask for {answer.engine}: deployer starts {', '.join(ENGINES)}")
+    """A complete profile. Raises ValueError for a cache in a format that profiles cannot ask for."""
+    if answer.use.number not in ("f16", *_EIGHT):
+        raise ValueError(f"profiles ask for a cache in 16 or 8 bits, not for {answer.use.number}")
     use, need = answer.use, answer.memory
     gpu = answer.device.kind == "gpu"
     made = [
@@ -68,7 +61,7 @@ def profile(answer: Answer, source: Source, *, name: str) -> str:
         *made,
         f"engine: {answer.engine}",
         f"variant: {_variant(answer.engine, gpu)}",
-        f"serving: {{context: {use.context}, concurrency: {users}, port: 8000, api_key: required}}",
+        f"serving: {{context: {use.context}, concurrency: {users}{_cache(use)}, port: 8000, api_key: required}}",
         "limits: {first_token: 10 s, per_token: 500 ms}",
         "",
     ])  # fmt: skip
@@ -85,6 +78,10 @@ def _requirements(answer: Answer, need: Memory, use: Use) -> list[str]:
         f"  gpu: {{count: {max(1, use.gpus)}, {vram}{capability}}}",
         f"  memory: {max(2, host)} GB",
     ]
+
+
+def _cache(use: Use) -> str:
+    return ", cache: 8-bit" if use.number in _EIGHT else ""
 
 
 def _variant(engine: str, gpu: bool) -> str:

@@ -339,7 +339,7 @@ def test_not_knowing_never_turns_anything_into_a_pass(name: str, wanted: str, lo
     ("fact", "unsure"),
     [
         ("system", {"system.os", "system.architecture", "system.python", "image.platform"}),
-        ("memory", {"memory.total"}),
+        ("memory", {"memory.total", "memory.available"}),
         ("models_disk", {"disk.models", "disk.together", "disk.size", "disk.kind", "disk.writable"}),
         ("images_disk", {"disk.images", "disk.together"}),
         ("driver", OF_DRIVER),

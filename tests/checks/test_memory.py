@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deployer.host import Host
-from deployer.profile import Profile
+from deployer.profile import ModelChoice, Profile
 from tests import hosts
 from tests.checks.rows import (
     CPU,
@@ -28,6 +28,7 @@ NO_MEMORY = replace(NO_GPU, memory=LOST)
 NEED = 98_362_432 + 300 * MIB  # the weights of cpu-small, and llama-server
 END_OTHERS = "end other programs: ps aux --sort=-rss | head"
 SMALLER = "choose a smaller profile: deployer profiles list"
+UNKNOWN = ModelChoice("hf://somebody/something")  # of no known size
 ANY_SIZE = replace(CPU, requirements=replace(CPU.requirements, memory=None))
 
 
@@ -55,7 +56,11 @@ def test_total(host: Host, wanted: Profile, outcome: str, found: str, hint: str 
         (system(memory(available=1), tools=()), CPU, "warn", "1 B available", "end other programs"),
         (memory(total=2, available=1), CPU, "fail", "1 B available", SMALLER),
         (NO_MEMORY, CPU, "unknown", "lost", None),
-        (memory(RTX, total=2, available=1), GPU, "skip", "goes to the GPU", None),
+        (memory(RTX, total=2, available=1), GPU, "fail", "1 B available", SMALLER),
+        (memory(RTX, available=734_003_200), GPU, "pass", "734 MB available", None),
+        (memory(RTX, available=734_003_199), GPU, "warn", "734 MB available", END_OTHERS),
+        (RTX, replace(GPU, model=UNKNOWN), "skip", "goes to the GPU", None),
+        (NO_GPU, replace(CPU, model=UNKNOWN), "skip", "does not say how large", None),
     ],
 )
 def test_available(host: Host, wanted: Profile, outcome: str, found: str, hint: str | None) -> None:
@@ -79,9 +84,9 @@ ROOTLESS = replace(hosts.DOCKER, rootless=True)
         (memory(PROCESS, limit=4 * GB, machine=LOST), CPU, "warn", "may use 4 GB", RAISE),
         (
             memory(PROCESS, limit=400_000_000), CPU, "fail",
-            "may use 400 MB of 128 GB; weights and program need 413 MB", RAISE,
+            "may use 400 MB of 128 GB; the model needs 413 MB (weights 98.4 MB, process 315 MB)", RAISE,
         ),
-        (replace(memory(limit=400_000_000), runtime=ROOTLESS), CPU, "fail", "need 413 MB", RAISE),
+        (replace(memory(limit=400_000_000), runtime=ROOTLESS), CPU, "fail", "needs 413 MB", RAISE),
         (memory(limit=LOST), CPU, "unknown", "lost", None),
         (NO_MEMORY, CPU, "unknown", "lost", None),
     ],
@@ -169,7 +174,6 @@ def test_overcommit(host: Host, wanted: Profile, outcome: str, found: str, hint:
     check("memory.overcommit", host, wanted, outcome, found, hint)
 
 
-NO_DOWNLOAD = replace(GPU, model=replace(GPU.model, download=None))
 FREE_OF_LIMITS = memory(RTX, total=2 * GB, limit=2 * GB)
 
 
@@ -182,7 +186,7 @@ FREE_OF_LIMITS = memory(RTX, total=2 * GB, limit=2 * GB)
         (replace(FREE_OF_LIMITS, runtime=ROOTLESS), GPU, "warn", "2 GB", SMALLER),
         (memory(FREE_OF_LIMITS, machine=LOST), GPU, "warn", "2 GB", SMALLER),
         (replace(RTX, memory=LOST), GPU, "unknown", "lost", None),
-        (RTX, NO_DOWNLOAD, "skip", "does not say how large", None),
+        (RTX, replace(GPU, model=UNKNOWN), "skip", "does not say how large", None),
         (memory(total=1), CPU, "skip", "does not ask for a GPU", None),
     ],
 )

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from deployer.host import Answer, Gpu, Host, Mig, Slice, Unknown
-from deployer.profile import ModelFile, Profile
+from deployer import models
+from deployer.engines import engine
+from deployer.host import Answer, Gpu, Host, Mig, Slice, Unknown, from_json, to_json
+from deployer.profile import ModelChoice, ModelFile, Profile
+from deployer.sizing import catalogue
 from tests import hosts
 from tests.checks.rows import CHAT, CPU, GPU, LOST, NO_GPU, PROFILES, RTX, TWO, check
 
@@ -105,38 +108,58 @@ def sliced(*sizes: int | Unknown) -> Gpu:
     return replace(card(81559, capability="9.0"), mig=Mig(True, True, parts))
 
 
+NEED = 5_763_457_536  # bytes, of the profile GPU
 FREE = "end what holds their memory: gpu.free_vram"
-H100, NO_DOWNLOAD = PROFILES["h100-80gb"], replace(GPU, model=replace(GPU.model, download=None))
+H100, UNKNOWN = PROFILES["h100-80gb"], replace(GPU, model=ModelChoice("hf://somebody/something"))
+SIZED = replace(GPU, model=replace(UNKNOWN.model, download=4_100_000_000))  # and nothing else is known of it
 
 
 @pytest.mark.parametrize(
     ("host", "wanted", "outcome", "found", "hint"),
     [
         # 4.1 GB of weights and 1.05 GB for the program
-        (RTX, GPU, "pass", "8.59 GB on 1, 8.27 GB of it free", None),
-        (cards(card(6144, 5_148_576_000)), GPU, "pass", "5.15 GB of it free", None),
-        (cards(card(6144, 5_148_575_999)), GPU, "warn", "6.44 GB on 1, 5.15 GB of it free", FREE),
-        (cards(card(4096)), GPU, "fail", "4.29 GB on 1", SMALLER),
+        (RTX, SIZED, "pass", "8.59 GB, 8.27 GB of it free", None),
+        (cards(card(6144, 5_148_576_000)), SIZED, "pass", "5.15 GB of it free", None),
+        (cards(card(6144, 5_148_575_999)), SIZED, "warn", "6.44 GB, 5.15 GB of it free", FREE),
+        (cards(card(4096)), SIZED, "fail", "4.29 GB", SMALLER),
+        # Qwen3-1.7B with 8192 tokens, by its shapes
+        (RTX, GPU, "pass", "8.59 GB, 8.27 GB of it free", None),
+        (cards(card(6144, NEED)), GPU, "pass", "5.76 GB of it free", None),
+        (cards(card(6144, NEED - 1)), GPU, "warn", "6.44 GB, 5.76 GB of it free", FREE),
+        (cards(card(5120)), GPU, "fail", "5.37 GB", SMALLER),
         # the largest ones, as many as are asked for
-        (cards(card(4096), card(8192, index=1)), GPU, "pass", "8.59 GB on 1", None),
-        (cards(card(24564), card(24564, index=1)), TWO, "pass", "51.5 GB on 2", None),
-        (cards(card(8192), card(8192, index=1), card(8192, index=2)), TWO, "fail", "17.2 GB on 2", SMALLER),
+        (cards(card(4096), card(8192, index=1)), GPU, "pass", "8.59 GB", None),
+        (cards(card(24564), card(24564, index=1)), TWO, "pass", "25.8 GB on each", None),
+        (cards(card(8192), card(24564, index=1), card(24564, index=2)), TWO, "pass", "25.8 GB on each", None),
+        (cards(card(8192), card(8192, index=1), card(24564, index=2)), TWO, "fail", "8.59 GB on each", SMALLER),
         # of a card in slices, one slice
-        (cards(sliced(40 * GB, 20 * GB)), GPU, "pass", "40 GB on 1", None),
-        (cards(sliced(40 * GB, 40 * GB)), H100, "fail", "40 GB on 1", f"make larger slices, or {SMALLER}"),
+        (cards(sliced(40 * GB, 20 * GB)), GPU, "pass", "40 GB", None),
+        (cards(sliced(40 * GB, 40 * GB)), H100, "fail", "40 GB", f"make larger slices, or {SMALLER}"),
         (cards(sliced(40 * GB, 40 * GB)), TWO, "skip", "too few", None),
         (cards(sliced(LOST, 4 * GB)), GPU, "unknown", "lost", None),
         (cards(replace(hosts.RTX_4060, vram=LOST, free_vram=LOST)), GPU, "unknown", "lost", None),
         (cards(card(8192, LOST)), GPU, "unknown", "lost", None),
-        (cards(card(8192, LOST), replace(hosts.RTX_4060, index=1)), GPU, "pass", "on 1", None),
+        (cards(card(8192, LOST), replace(hosts.RTX_4060, index=1)), GPU, "pass", "8.59 GB", None),
         (replace(RTX, gpus=LOST), GPU, "unknown", "lost", None),
         (NO_GPU, GPU, "skip", "there is no GPU", None),
-        (RTX, NO_DOWNLOAD, "skip", "does not say how large", None),
+        (RTX, UNKNOWN, "skip", "does not say how large", None),
         (RTX, CPU, "skip", "does not ask for a GPU", None),
     ],
 )
 def test_memory(host: Host, wanted: Profile, outcome: str, found: str, hint: str | None) -> None:
     check("model.memory", host, wanted, outcome, found, hint)
+
+
+def test_headers_count_where_they_were_read() -> None:
+    """Those of a model that is twice as large as the catalogue's, under the same name in the store."""
+    entry = catalogue.find("Qwen3-4B")
+    assert entry
+    id_ = models.model_id(GPU.model, engine(GPU.engine).files)
+    known = replace(RTX, headers={id_: entry.compact("BF16")})
+    check("model.memory", known, GPU, "fail", "8.59 GB", SMALLER)
+    check("model.memory", replace(RTX, headers={id_: LOST}), GPU, "pass", "8.59 GB")
+    again: Host = from_json(Host, to_json(known))
+    assert again.headers == known.headers
 
 
 def named(source: str, engine: str = "transformers") -> Profile:

@@ -37,6 +37,12 @@ LLAMACPP = (
     ),
 )
 TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--port", "8080")
+VLLM = (
+    *TRANSFORMERS,
+    *("--tensor-parallel-size", "2", "--max-model-len", "4096", "--max-num-seqs", "16"),
+    *("--max-num-batched-tokens", "2048", "--gpu-memory-utilization", "0.92"),
+)
+QUIET = "--disable-uvicorn-access-log"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +73,19 @@ TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--p
             (*TRANSFORMERS, "--device", "auto", "--dtype", "float16"),
             id="transformers on an old GPU",
         ),
+        pytest.param(
+            "llamacpp",
+            replace(JOB, cache="8-bit"),
+            (*LLAMACPP, "--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"),
+            id="llamacpp with a cache in 8 bits",
+        ),
+        pytest.param("vllm", replace(JOB, gpus=2, share=0.92), (*VLLM, "--dtype", "auto", QUIET), id="vllm"),
+        pytest.param(
+            "vllm",
+            replace(JOB, gpus=2, share=0.92, half=True, cache="8-bit"),
+            (*VLLM, "--dtype", "float16", "--kv-cache-dtype", "fp8", QUIET),
+            id="vllm with a cache in 8 bits on old GPUs",
+        ),
     ],
 )
 def test_arguments(name: str, job: Job, arguments: tuple[str, ...]) -> None:
@@ -75,8 +94,8 @@ def test_arguments(name: str, job: Job, arguments: tuple[str, ...]) -> None:
 
 def test_an_unknown_engine_names_the_known_ones() -> None:
     with pytest.raises(QuestionError) as caught:
-        engine("vllm")
-    assert caught.value.hint == "engines: llamacpp, transformers"
+        engine("tgi")
+    assert caught.value.hint == "engines: llamacpp, transformers, vllm"
 
 
 @pytest.mark.parametrize("name", [e.name for e in ENGINES])

@@ -88,7 +88,7 @@ variant: cpu
         "5: requirements.memory: `8` is not right (a size with its unit, for example 8 GB or 512 MiB)",
         "6: requirements.driver: `v580` is not right (a version made of numbers and dots, for example 580.65.06)",
         "8: model.source: missing (where it comes from)",
-        "9: engine: `llamacp` is not right (one of llamacpp, transformers)",
+        "9: engine: `llamacp` is not right (one of llamacpp, transformers, vllm)",
     ]
     assert problems(path, text) == expected
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer import compat, profile, sizing
+from deployer import compat, profile
 from deployer.errors import ProfileError
 from deployer.profile.schema import ENGINES as LAUNCHED
 from deployer.sizing import catalogue, devices, ranking
+from deployer.sizing import wanted as wanted_of
 from deployer.sizing.devices import Device
 from deployer.sizing.fit import answer, answers, holds
 from deployer.sizing.lines import Source, lines
@@ -55,7 +56,7 @@ def test_what_is_said_to_fit_fits_and_nothing_larger_does(
         assert found.short > 0 or found.memory.host_total > device.host
         for near in found.nearest:
             assert near.memory.total <= found.available
-            assert lines(near, engine)
+            assert lines(near)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,8 @@ def test_the_catalogue_is_ranked() -> None:
 @pytest.mark.parametrize("device", [CPU, card("L40S"), card("RTX 4090", 2)], ids=["cpu", "l40s", "2x4090"])
 @pytest.mark.parametrize("engine", LAUNCHED)
 def test_a_written_profile_is_one(tmp_path: Path, device: Device, engine: str) -> None:
+    if engine == "vllm" and device.kind == "cpu":
+        return  # it has no answer there: `loadable`
     entry = catalogue.find("Qwen3-4B")
     assert entry
     found = answer(
@@ -141,21 +144,24 @@ def test_a_written_profile_is_one(tmp_path: Path, device: Device, engine: str) -
     assert (made.requirements.gpu is None) == (device.kind == "cpu")
 
 
-def test_no_profile_for_an_engine_that_nobody_starts() -> None:
+def test_a_written_profile_says_how_wide_its_cache_is(tmp_path: Path) -> None:
     entry = catalogue.find("Qwen3-4B")
     assert entry
-    with pytest.raises(ValueError, match="cannot ask for vllm"):
-        written(answer(entry.description(), "vllm", card("L40S")), Source("hf://x/y"), name="x")
+    eight = answer(entry.description(), "vllm", card("L40S"), number="fp8")
+    (tmp_path / "p.yaml").write_text(written(eight, Source("hf://Qwen/Qwen3-4B"), name="x"))
+    made = profile.load(tmp_path / "p.yaml")
+    assert made.serving.cache == "8-bit" and wanted_of.number(made) == "fp8"
+    four = answer(entry.description("Q8_0"), "llamacpp", card("L40S"), number="q4_0")
+    with pytest.raises(ValueError, match="not for q4_0"):
+        written(four, Source("hf://x/y", None, ("q.gguf",)), name="x")
 
 
 @pytest.mark.parametrize("path", profile.shipped(), ids=lambda path: path.stem)
 def test_shipped_profiles_fit_the_cards_they_ask_for(path: Path) -> None:
     wanted = profile.load(path)
-    entry = catalogue.find(wanted.model.source.removeprefix("hf://"))
     gpu = wanted.requirements.gpu
-    if entry is None or gpu is None or gpu.vram is None:
-        pytest.skip("no card, or a model that the catalogue does not have")
-    use = wanted.serving
-    need = sizing.need(entry.description(), context=use.context, concurrency=use.concurrency,
-                       engine=wanted.engine, gpus=gpu.count)  # fmt: skip
-    assert need.total <= gpu.vram, str(need)
+    if gpu is None or gpu.vram is None:
+        pytest.skip("it asks for no card")
+    need = wanted_of.need(wanted)
+    assert need and gpu.free_vram and need.part("cache")
+    assert need.total <= gpu.free_vram <= gpu.vram, str(need)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deployer.description import Layer
 from deployer.frozen import dataclass
-from deployer.models.metadata.values import Layer
 
 Config = Mapping[str, Any]
 # Families whose sliding layers follow a period that config.json may leave out: every n-th layer is a full one.

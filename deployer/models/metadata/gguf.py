@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from deployer.description import Description, Layer, Tensor, label_of, merged
 from deployer.models.metadata.ggml import FILE_TYPES, TYPES, size
-from deployer.models.metadata.values import Description, Layer, Tensor, label_of, merged
 
 Bytes = Any  # bytes, or what looks like it: a memory map
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deployer.description import Description, Tensor, label_of, merged
 from deployer.errors import ModelError
 from deployer.models.metadata import gguf, quantized, safetensors, shapes
 from deployer.models.metadata.config import chat_template, read
-from deployer.models.metadata.values import Description, Tensor, label_of, merged
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 DAMAGE = (

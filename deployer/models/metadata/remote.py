@@ -12,13 +12,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from deployer.description import Description, Tensor
 from deployer.errors import ModelError, SourceUnreachable
 from deployer.fetch import Web
 from deployer.frozen import dataclass
 from deployer.models.metadata import gguf, safetensors
 from deployer.models.metadata.config import chat_template
 from deployer.models.metadata.reader import DAMAGE, SPLIT, from_config, unreadable
-from deployer.models.metadata.values import Description, Tensor
 from deployer.profile import ModelChoice
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import re
 import struct
 from typing import Any
 
-from deployer.models.metadata.values import Tensor
+from deployer.description import Tensor
 
 # Bits of one number.
 BITS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from deployer.description import Description, Tensor, label_of, merged
 from deployer.models.metadata.config import Config, Plan, attention, mamba, read, text_of
-from deployer.models.metadata.values import Description, Tensor, label_of, merged
 
 # role, rows, columns: a row is as long as what the tensor is multiplied with
 Shape = tuple[str, int, int]

@@ -1,0 +1,42 @@
+"""`vllm serve`: safetensors on GPUs, many requests at once."""
+
+from __future__ import annotations
+
+import re
+
+from deployer.engines.base import Engine, Job
+
+# Tokens that one step may work on. vLLM's own default depends on the card (8192 from 70 GiB on);
+# sizing counts with this.
+_BATCH = 2048
+
+
+def _arguments(job: Job) -> tuple[str, ...]:
+    return (
+        job.program,
+        "serve",
+        job.model,
+        *("--host", job.host),
+        *("--port", job.port),
+        *("--tensor-parallel-size", str(max(1, job.gpus))),
+        *("--max-model-len", str(job.context)),
+        *("--max-num-seqs", str(max(job.concurrency, 16))),
+        *("--max-num-batched-tokens", str(_BATCH)),
+        *("--gpu-memory-utilization", f"{job.share:.2f}"),
+        *("--dtype", "float16" if job.half else "auto"),
+        *(("--kv-cache-dtype", "fp8") if job.cache == "8-bit" else ()),
+        "--disable-uvicorn-access-log",
+    )
+
+
+ENGINE = Engine(
+    name="vllm",
+    formats=("safetensors",),
+    own_key=False,  # its key would stand in its arguments, and guards /v1 alone
+    files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+    arguments=_arguments,
+    # FlashInfer's sampler would be compiled at every start, for minutes, because nothing that is written stays.
+    environment={"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"},
+    compiles=True,
+    error=re.compile(r"^(\(\w+ pid=\d+\) )?(ERROR .*|\w*(Error|Exception)\b.*)$|CUDA error|Killed"),
+)

@@ -1,0 +1,97 @@
+"""What a profile asks of memory: by the model's headers, else by its shapes in the catalogue, else by its size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deployer.description import Description, compact
+from deployer.errors import QuestionError
+from deployer.frozen import dataclass
+from deployer.profile import Profile
+from deployer.quantity import format_size
+from deployer.sizing import catalogue, fit
+from deployer.sizing.devices import Device
+from deployer.sizing.memory import Memory, Part, Use, memory
+
+# Memory of the program itself with its compute buffers, where nothing is known of the model but its size. Measured
+# with SmolLM2-135M as resident memory less weights and cache: llama-server 36 MB, transformers serve 477 MB; taken
+# larger to leave room for larger vocabularies and longer prompts.
+PROGRAM = {"llamacpp": 300 << 20, "transformers": 1000 << 20, "vllm": 3 << 30}
+# What `up` takes where the profile leaves it out. More context than this is asked for by name: on a processor a prompt
+# of 8192 tokens takes minutes. A processor's memory is other programs' too; a GPU's is the engine's.
+CONTEXT = {"gpu": 32768, "cpu": 8192}
+USERS = {"gpu": 16, "cpu": 4}
+SHARE = {"gpu": 1.0, "cpu": 0.5}
+
+
+# What sizing calls a cache in 8 bits: as the engine that keeps it does.
+_EIGHT = {"llamacpp": "q8_0", "vllm": "fp8"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How a profile is served, and why so."""
+
+    context: int
+    users: int
+    reason: str
+
+
+def described(profile: Profile, headers: Description | None = None) -> Description | None:
+    """The model as the profile's engine loads it, layers merged; None where neither headers nor catalogue know it."""
+    found = headers or catalogue.of(profile.model)
+    if found is None:
+        return None
+    kind = "gpu" if profile.requirements.gpu else "cpu"
+    made = fit.loadable(found, profile.engine, Device(kind, "", 1, 0, 0, None, ""))
+    return compact(made) if made else None
+
+
+def number(profile: Profile) -> str:
+    """The number format of the profile's cache, in the engine's words."""
+    return _EIGHT[profile.engine] if profile.serving.cache == "8-bit" else "f16"
+
+
+def need(profile: Profile, headers: Description | None = None) -> Memory | None:
+    """What the model takes as the profile serves it, on the device that holds most; None where nothing is known.
+
+    Where the profile leaves context and concurrency out, the least that is worth serving counts.
+    """
+    gpus = profile.requirements.gpu.count if profile.requirements.gpu else 0
+    serving = profile.serving
+    if found := described(profile, headers):
+        context = serving.context or min(fit.WANTED, found.context)
+        return memory(found, profile.engine, Use(context, serving.concurrency or 1, gpus, number(profile)))
+    if not profile.model.size:
+        return None
+    share = -(-profile.model.size // max(1, gpus))
+    parts = (Part("weights", share, "what is fetched"), Part("process", PROGRAM[profile.engine], "the program"))
+    return Memory(profile.engine, gpus, parts)
+
+
+def choose(profile: Profile, headers: Description | None, device: Device | None) -> Chosen:
+    """Context and users: what the profile names, else what the device holds. Raises QuestionError when nothing fits.
+
+    Without headers, or a device, what the profile leaves out is 4096 tokens for one user.
+    """
+    serving = profile.serving
+    found = described(profile, headers)
+    if serving.context and serving.concurrency:
+        return Chosen(serving.context, serving.concurrency, "as the profile says")
+    if found is None or device is None:
+        return Chosen(serving.context or fit.WANTED, serving.concurrency or 1, "the model's headers are not known yet")
+    kind = device.kind
+    room = replace(device, memory=int(device.memory * SHARE[kind]))
+    most = fit.answer(found, profile.engine, room, users=serving.concurrency, number=number(profile))
+    if not most.fits:
+        raise QuestionError(
+            f"{most.memory} is needed for {most.use.context} tokens, {format_size(most.available)} may be used",
+            hint="name serving.context and serving.concurrency to use more, or choose a smaller model",
+        )
+    context = serving.context or min(most.context, CONTEXT[kind])
+    whole = fit.answer(
+        found, profile.engine, room, context=context, users=serving.concurrency, number=number(profile)
+    )
+    users = serving.concurrency or min(whole.users, USERS[kind])
+    share = "" if SHARE[kind] == 1 else f", in {SHARE[kind]:.0%} of what is free"
+    return Chosen(context, max(1, users), f"what {device.label} holds{share}")
