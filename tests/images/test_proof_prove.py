@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -281,3 +282,16 @@ def test_what_is_wrong_with_the_expectations_is_told(run: Callable[..., Any], tm
     code, told, _ = run(baseline=f"{tmp_path}/none.json")
     assert code == 2
     assert "No such file" in told[0]
+
+
+def test_a_python_that_a_loader_started_starts_others_in_the_same_way(tmp_path: Path) -> None:
+    """As in an image without Python, where another's is at hand with its libraries, and none of them is in place."""
+    loader = next((path for path in Path("/lib64").glob("ld-linux-*.so.*")), None) or next(
+        Path("/lib").glob("ld-linux-*.so.*")
+    )
+    code = "from deployer.images.proof.process import interpreter; print(*interpreter())"
+    words = [str(loader), "--library-path", str(tmp_path), sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[3])}
+    for way in (words, [sys.executable]):
+        done = subprocess.run([*way, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == way

@@ -54,6 +54,12 @@ class Program:
                 self.failure = f"exits {code}{last(self.err or self.out)}"
 
 
+def interpreter() -> list[str]:
+    """How this Python was started: in an image without one, by a loader that is told where its libraries are."""
+    words = [os.fsdecode(word) for word in Path("/proc/self/cmdline").read_bytes().split(b"\0")]
+    return words[: words.index(sys.executable) + 1] if sys.executable in words else [sys.executable]
+
+
 def last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()][-LINES:]
     return f": {' / '.join(lines)}" if lines else ""
@@ -63,7 +69,7 @@ class Mapping(Program):
     """`mapped.py` in a process of its own; `facts` is what it learned, also when it crashed after that."""
 
     def __init__(self, words: Sequence[str], seconds: float) -> None:
-        super().__init__([sys.executable, str(MAPPED), *words], seconds)
+        super().__init__([*interpreter(), str(MAPPED), *words], seconds)
 
     def facts(self) -> dict[str, Any]:
         self.wait()
