@@ -74,7 +74,8 @@ def _part(target: Target, prefix: str) -> Iterator[tuple[Path, str]]:
 def _root(home: Home, steps: Mapping[str, Mapping[str, Path]], epoch: int) -> Path:
     """A folder with `root.tar`, the unpacked packages of the OS base; made once for each set of packages."""
     debs = sorted(path for group in steps.values() for path in group.values())
-    key = hashlib.sha256("\0".join(("2", *map(str, debs))).encode()).hexdigest()[:16]  # 2: of what unpack makes
+    names = ("3", *(path.name for path in debs))  # 3: of what unpack makes; files of one name are the same
+    key = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
     folder = home.sources / "views" / f"root-{key}"
     if not folder.exists():
         with home.scratch("root") as scratch:
