@@ -18,8 +18,13 @@ import pytest
 from deployer import profile
 from deployer.checks import CHECKS
 from deployer.host import to_json
+from deployer.models import metadata
+from deployer.sizing.memory import Use, memory
 from tests import hosts
 from tests.report.test_pages import strict
+from tests.servers import Hub
+from tests.sizing import ggufs
+from tests.sizing.bed import MODELS
 
 SHIPPED = {p.name: p for p in map(profile.load, profile.shipped())}
 RANKED = sorted(SHIPPED, key=lambda name: -SHIPPED[name].rank)
@@ -276,3 +281,25 @@ def test_schema_and_formats_are_loaded_only_when_asked(saved: dict[str, str], tm
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "deployer.report.text" in loaded
     assert not loaded & {"deployer.report.formats", "deployer.cli.schema", "xml.etree.ElementTree"}
+
+
+def test_memory_is_judged_by_the_headers_of_the_model_before_it_is_fetched(tmp_path: Path) -> None:
+    """On the Hub for the profile that is named; a saved host keeps what was read, and is judged by it elsewhere."""
+    path = ggufs.write(tmp_path / "m-Q8_0.gguf", *MODELS["qwen3"]())
+    text = SHIPPED["cpu-small"].path.read_text()
+    model, rest = text.index("model:\n"), text.index("  kind: chat")
+    wanted = tmp_path / "mine.yaml"
+    wanted.write_text(text[:model] + "model:\n  source: hf://org/model\n  files: [{path: m-Q8_0.gguf}]\n" + text[rest:])
+    with Hub("org/model", {"m-Q8_0.gguf": path.read_bytes()}) as hub:
+        done = check(str(wanted), "--only", "memory.available", "--json", home=tmp_path, HF_ENDPOINT=hub.url)
+        sent = sum(seen.sent for seen in hub.seen)
+    (finding,) = json.loads(done.stdout)["report"]["findings"]
+    described = metadata.describe(path)
+    use = profile.load(wanted).serving
+    assert use.context and use.concurrency
+    assert finding["wanted"] == str(memory(described, "llamacpp", Use(use.context, use.concurrency)))
+    assert sent < 5_000_000 < path.stat().st_size
+    (tmp_path / "host.json").write_text(done.stdout)
+    elsewhere = ("--host", str(tmp_path / "host.json"), "--only", "memory.available", "--json")
+    again = check(str(wanted), *elsewhere, home=tmp_path, HF_ENDPOINT="http://127.0.0.1:1")
+    assert json.loads(again.stdout)["report"]["findings"] == [finding]
