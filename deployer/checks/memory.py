@@ -19,8 +19,8 @@ from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
 from deployer.sizing import wanted as wanted_of
+from deployer.sizing.memory import SHARED
 
-_SHARED = 1 << 30  # what deployer itself gives to containers with several GPUs (runtimes/docker.py)
 _LOCKED = 64 << 20
 _MAPS = 65530  # the kernel's own default
 _SMALLER = "choose a smaller profile: deployer profiles list"
@@ -159,7 +159,7 @@ def _shared(host: Host, profile: Profile) -> Finding:
         return unknown(wanted, size.reason)
     if size is None:
         return warned(wanted, "there is no /dev/shm", sudo(host, "mount -t tmpfs -o size=1G shm /dev/shm"))
-    if size >= _SHARED:
+    if size >= SHARED:
         return passed(wanted, format_size(size))
     return warned(wanted, format_size(size), sudo(host, "mount -o remount,size=1G /dev/shm"))
 

@@ -9,12 +9,15 @@ import click
 from deployer import checks, host, images, plan, profile
 from deployer.cli import show
 from deployer.cli.place import Place, build_options, place
+from deployer.engines import engine
 from deployer.errors import BuildError, Refused
 from deployer.images import buildkit
+from deployer.models.pull import pull
 from deployer.plan import Choice, Record, World
 from deployer.profile import Profile
 from deployer.quantity import format_duration
 from deployer.report import Outcome
+from deployer.sizing.wanted import described
 
 
 @click.command("up")
@@ -67,6 +70,9 @@ def command(
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
         record = plan.load_record(here.home, label)
+        before = _before(record, wanted)
+        if not before and not dry_run:
+            facts = _known(here, facts, wanted, screen)
         choice = plan.resolve(
             facts,
             wanted,
@@ -76,7 +82,7 @@ def command(
             name=name,
             port=port,
             reasons=reasons,
-            before=_before(record, wanted),
+            before=before,
         )
         steps = plan.steps(
             choice, home=here.home, runtime=runs, generation=record.launch.generation + 1 if record else 1
@@ -123,6 +129,16 @@ def _before(record: Record | None, wanted: Profile) -> tuple[int, int] | None:
     if record is None or record.profile != str(wanted.path) or not record.context or not record.concurrency:
         return None
     return record.context, record.concurrency
+
+
+def _known(here: Place, facts: host.Host, wanted: Profile, screen: show.Screen) -> host.Host:
+    """With the model's headers, where what is served follows from them and nothing but a pull brings them."""
+    serving = wanted.serving
+    if (serving.context and serving.concurrency) or described(wanted, checks.headers_of(facts, wanted)):
+        return facts
+    screen.say("what fits follows from the model's headers: it is pulled first")
+    pull(wanted.model, engine(wanted.engine).files, home=here.home, web=here.web, progress=screen)
+    return here.with_headers(facts, (wanted,))
 
 
 def _refuse(facts: host.Host, wanted: Profile) -> None:

@@ -20,6 +20,7 @@ from deployer.errors import LaunchError, RuntimeUnavailable
 from deployer.home import Home, write_whole
 from deployer.progress import Progress
 from deployer.runtimes.base import Inside, Launch, Mount, Part, Unit, resident
+from deployer.sizing.memory import SHARED
 
 if TYPE_CHECKING:
     import docker as sdk
@@ -28,7 +29,6 @@ USER = 10001  # of the images in images/
 PORT = 8080  # inside containers
 _LABEL = "io.deployer"
 _STOP_S = 10
-_SHM = 1 << 30
 _SCRATCH = "size=1g,mode=1777"  # Docker adds noexec, nosuid, nodev
 _COMPILED = "size=8g,mode=1777,exec"  # for engines that compile kernels at their start
 
@@ -271,7 +271,7 @@ class DockerRuntime:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=2048,
-            shm_size=_SHM if len(part.gpus) > 1 else None,
+            shm_size=SHARED if len(part.gpus) > 1 else None,
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
             device_requests=devices or None,
         )

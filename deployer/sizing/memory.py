@@ -18,6 +18,7 @@ _CONTEXT = 645 << 20
 # Communication buffers for each GPU when several share every layer: 0.54 against 0.13 GiB (llm-d-planner's runs).
 _COMMUNICATION = {1: 140 << 20, 2: 560 << 20}
 PROMPT_CACHE = 256 << 20  # of llama-server, for earlier prompts: engines/llamacpp.py sets it
+SHARED = 1 << 30  # of /dev/shm, for several GPUs: runtimes/docker.py sets it
 VLLM_SHARE = 0.92  # gpu_memory_utilization, vLLM's default since 0.11
 SEQUENCES, BATCH = 256, 2048  # vLLM's max_num_seqs and max_num_batched_tokens on cards below 70 GiB
 
@@ -145,7 +146,12 @@ def _vllm(d: Description, use: Use) -> Memory:
         Part("graphs", buffers.VLLM_GRAPHS, "CUDA graphs"),
         Part("communication", _COMMUNICATION[min(gpus, 2)], "what is not torch's"),
         Part("context", _CONTEXT, "CUDA's own"),
-    ), (Part("process", _PROCESS["vllm"], "Python and torch"),))  # fmt: skip
+    ), (Part("process", _PROCESS["vllm"], "Python and torch"), *_shared(gpus)))  # fmt: skip
+
+
+def _shared(gpus: int) -> tuple[Part, ...]:
+    """Shared memory, where GPUs cannot write to each other: NCCL's, at most what containers are given of it."""
+    return (Part("shared", SHARED, "NCCL's, at most"),) if gpus > 1 else ()
 
 
 def split(description: Description, gpus: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -138,3 +139,23 @@ def test_the_deployment_survives_the_shell_that_started_it(box: Box) -> None:
     assert done.returncode == 0, done.stderr
     [row] = box.json("status")["deployments"]
     assert row["state"] == "answers"
+
+
+def test_what_a_profile_leaves_open_is_what_the_memory_holds(box: Box, runtime: str) -> None:
+    """By headers that only a pull can read here; kept by the next `up`, and held against what was expected."""
+    wanted = profile(box, "open", serving="{port: 8000, cache: 8-bit}")
+    first = box.up(wanted, "--runtime", runtime)
+    record = json.loads((box.home / "deployments/open/deployment.json").read_text())
+    context, users = record["context"], record["concurrency"]
+    assert context == 8192 and 1 <= users <= 4
+    words = record["launch"]["parts"][0]["arguments"]
+    assert words[words.index("--ctx-size") + 1] == str(context * users)
+    assert words[words.index("--cache-type-k") + 1] == "q8_0"
+    assert not box.up(wanted, "--runtime", runtime)["changed"]
+
+    (measured,) = box.json("fit", "--history")["history"]
+    assert measured["rate"] == pytest.approx(first["tokens_per_s"])
+    assert (measured["context"], measured["users"], measured["runtime"]) == (context, users, runtime)
+    assert measured["expected_rate"] > 0 and measured["load"] > 0
+    # the weights are read, a cache that nobody has filled is not
+    assert 98_000_000 < measured["memory"] <= measured["expected_memory"]
