@@ -58,6 +58,9 @@ class Place:
             proxy=self.proxy,
             mirrors=tuple((get("DEPLOYER_MIRRORS") or "").split()),
             cache=Path(get("HF_HUB_CACHE") or caches).expanduser(),
+            modelscope=_modelscope(get("MODELSCOPE_ENDPOINT") or get("MODELSCOPE_DOMAIN")),
+            modelscope_token=get("MODELSCOPE_API_TOKEN"),
+            docker=Path(get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
         )
 
     def settings(self, **more: Any) -> BuildSettings:
@@ -207,6 +210,11 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def _modelscope(said: str | None) -> str:
+    """ModelScope's address; its client takes a bare host name too, in the older of the two variables."""
+    return "https://modelscope.cn" if not said else said if "://" in said else f"https://{said}"
 
 
 def _engine_address() -> str:

@@ -270,7 +270,7 @@ class _Fetch:
         """One request; False when its answer shows that this file must come in one stream, by one worker."""
         address, partial = file.wanted.addresses[number], file.part
         direct = file.direct
-        ask = {"Accept-Encoding": "identity", **(address.headers if address.covers(direct) else {})}
+        ask = address.ask(direct)
         small = partial.count == 1 and sink.at == 0
         if file.ranges is False and isinstance(sink, Cursor):
             sink.whole(partial.missing())

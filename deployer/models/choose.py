@@ -12,10 +12,10 @@ from deployer.errors import HashMismatch, ModelError
 from deployer.models.manifest import PICKLES, SAFE, parts_of, quantization_in
 from deployer.models.sources import Listing, RemoteFile
 from deployer.profile import ModelChoice, ModelFile
+from deployer.profile.schema import ALLOWABLE
 from deployer.quantity import format_size
 
-REMOTE_CODE, PICKLE = "remote-code", "pickle"
-ALLOWABLE = (REMOTE_CODE, PICKLE)
+REMOTE_CODE, PICKLE = ALLOWABLE
 INDEX = "model.safetensors.index.json"
 
 
@@ -48,7 +48,8 @@ def refuse_remote_code(source: str, allow: Collection[str]) -> None:
     if REMOTE_CODE not in allow:
         raise ModelError(
             f"{source} wants to run Python code that comes with it (trust_remote_code)",
-            hint="take another model, or one in GGUF; having read its code, you may say --allow remote-code",
+            hint="take another model, or one in GGUF; having read its code, you may say --allow remote-code, or "
+            "model.allow: [remote-code] in a profile",
         )
 
 

@@ -49,13 +49,14 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """`download` is the number of bytes that will be fetched, as far as the profile knows."""
+    """`download` is the number of bytes that will be fetched, as far as the profile knows; `allow` are loosenings."""
 
     source: str
     revision: str | None = None
     files: tuple[ModelFile, ...] = ()
     kind: str = "chat"
     download: int | None = None
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
