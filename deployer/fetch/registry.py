@@ -107,8 +107,13 @@ class Registry:
             return self._headers
 
     def send(self, method: str, url: str, **more: Any) -> httpx.Response:
-        """One request, signed; once more when the registry only then says how it wants to be asked."""
+        """One request, signed; once more when the registry only then says how it wants to be asked.
+
+        What leads to another host, as the place for an upload may, is not signed.
+        """
         extra = more.pop("headers", {})
+        if not url.startswith(f"{self.reference.origin}/"):
+            return self._ask(method, url, headers=extra, **more)
         answer = self._ask(method, url, headers={**extra, **self.headers()}, **more)
         if answer.status_code == 401 and (said := answer.headers.get("www-authenticate")) and "content" not in more:
             with self._lock:

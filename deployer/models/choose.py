@@ -28,9 +28,12 @@ def choose(
     if safe or PICKLE not in allow:
         files = [f for f in files if not f.path.endswith(PICKLES)]
     if not safe and not (PICKLE in allow and any(f.path.endswith(PICKLES) for f in files)):
+        deep = next((f.path for f in listing.files if "/" in f.path and f.path.endswith(".gguf")), None)
         raise ModelError(
             f"{choice.source} has no weights that are safe to load",
-            hint="only .safetensors and .gguf are loaded; name a GGUF file in model.files if it has several",
+            hint=f"its GGUF files are in folders: name one in model.files of a profile, as `path: {deep}`"
+            if deep and not choice.files
+            else "only .safetensors and .gguf are loaded; name a GGUF file in model.files if it has several",
         )
     if any(f.path.endswith(".safetensors") for f in safe):
         files = [f for f in files if not f.path.endswith(".gguf")]
