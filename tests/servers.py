@@ -153,12 +153,13 @@ class Server:
 
 
 class FileServer(Server):
-    """Files from memory, by path; `redirects` sends elsewhere."""
+    """Files from memory, by path; `redirects` sends elsewhere; `challenge` is how it asks who is there."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None, manner: Manner | None = None) -> None:
         super().__init__()
         self.files = dict(files or {})
         self.redirects: dict[str, str] = {}
+        self.challenge: str | None = None
         self.manner = manner or Manner()
         self._turn, self._answers, self._over = threading.Lock(), 0, threading.Event()
 
@@ -168,6 +169,8 @@ class FileServer(Server):
 
     def answer(self, handler: Handler) -> None:
         manner, path = self.manner, unquote(urlsplit(handler.path).path)
+        if self.challenge and "authorization" not in handler.seen.headers:
+            return handler.whole(401, b"{}", WWW_Authenticate=self.challenge)
         more = {"Retry_After": manner.retry_after} if manner.retry_after else {}
         with self._turn:
             status = manner.statuses.pop(0) if manner.statuses else manner.status
