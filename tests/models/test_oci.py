@@ -278,7 +278,10 @@ def test_a_registry_with_names_and_passwords(home: Home, model: Model, tmp_path:
 
 
 def test_a_registry_with_tokens(home: Home, model: Model, tmp_path: Path) -> None:
-    with registries.Tokens(tmp_path, lasts=0.001) as tokens, registries.registry(tmp_path, **tokens.settings) as registry:
+    with (
+        registries.Tokens(tmp_path, lasts=1e-9) as tokens,
+        registries.registry(tmp_path, **tokens.settings) as registry,
+    ):
         to = parse(f"oci://{registry.address}/open/a-model:v1")
         with pytest.raises(ModelError, match="may not be written to"):
             push(model, to, web=Web(), progress=Silent())
