@@ -44,7 +44,8 @@ class Manner:
     `cut` is after how many bytes of one answer the connection breaks; `lie` is added to Content-Length;
     `instead` is sent with 200 in place of what was asked for; `pause` is slept after each 16 KiB. `retry_after` goes
     with error statuses. `wrong` are offsets in files, used up: the next answer that holds this byte gives another one.
-    `stalls` is how many answers give nothing any more after `stall` bytes. `change` is (after how many answers, path,
+    `stalls` is how many answers give nothing any more after `stall` bytes; `trickles` is how many come in drops from
+    there on, 500 bytes every 20 ms. `change` is (after how many answers, path,
     content): from then on, the file is another one.
     """
 
@@ -61,6 +62,7 @@ class Manner:
     wrong: list[int] = field(default_factory=list)
     stalls: int = 0
     stall: int = 0
+    trickles: int = 0
     change: tuple[int, str, bytes] | None = None
 
 
@@ -225,6 +227,10 @@ class FileServer(Server):
         with self._turn:
             stalls = manner.stalls > 0 and end > manner.stall
             manner.stalls -= stalls
+            trickles = manner.trickles > 0 and end > manner.stall
+            manner.trickles -= trickles
+        if trickles:
+            return self._trickle(handler, body)
         for start in range(0, end, PIECE):
             piece = body[start : min(start + PIECE, end)]
             handler.chunk(piece) if manner.chunked else handler.wfile.write(piece)
@@ -239,6 +245,15 @@ class FileServer(Server):
         elif manner.chunked:
             handler.wfile.write(b"0\r\n\r\n")
         return None
+
+    def _trickle(self, handler: Handler, body: bytes) -> None:
+        """A line that lives and gives next to nothing, until the client has enough of it."""
+        handler.wfile.write(body[: self.manner.stall])
+        handler.seen.sent = self.manner.stall
+        while handler.seen.sent < len(body) and not self._over.wait(0.02):
+            handler.wfile.write(body[handler.seen.sent : handler.seen.sent + 500])
+            handler.wfile.flush()
+            handler.seen.sent = min(handler.seen.sent + 500, len(body))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,6 +7,7 @@ import binascii
 import json
 import re
 import subprocess
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,10 +26,7 @@ class Credentials:
     """A name and a password; without a name, an identity token that a registry changes for others."""
 
     user: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Credentials(user={self.user!r})"
+    secret: str = field(repr=False)
 
     @property
     def basic(self) -> str:

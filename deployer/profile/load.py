@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from yaml.nodes import Node
 
 _REVISIONS = ("hf", "modelscope", "oci")
+_ARTIFACT = r"(oci://[^/]+/[^:@]+)(?::([^@]+))?(?:@(.+))?"  # its tag or digest is its revision
 _DEEPEST = 50  # levels; the keys of a profile need five
 
 
@@ -168,6 +170,10 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
         at = line("model", "revision")
         of = ", ".join(f"{name}://" for name in _REVISIONS)
         problems.append(f"{path}:{at}: model.revision: only {of} sources have one (leave it out)")
+    version = re.fullmatch(_ARTIFACT, model["source"])
+    if version and (version[2] or version[3]) and "revision" in model:
+        at = line("model", "revision")
+        problems.append(f"{path}:{at}: model.revision: the source has a tag or a digest already (leave it out)")
     if scheme in ("http", "https"):
         files = model.get("files") or []
         if len(files) > 1 or not ("#sha256=" in model["source"] or (files and files[0].get("sha256"))):
@@ -195,6 +201,10 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
     disk = wanted.pop("disk", {})
     model = dict(raw["model"])
     files = tuple(ModelFile(**entry) for entry in model.pop("files", ()))
+    if found := re.fullmatch(_ARTIFACT, model["source"]):
+        model["source"] = found[1]
+        if version := found[3] or found[2]:
+            model["revision"] = version
     return Profile(
         name=path.stem,
         path=path,

@@ -92,10 +92,10 @@ VERSION = Kind("version", _version, {"type": ["string", "number"], "pattern": r"
 SHA256 = _pattern("SHA-256", "[0-9a-f]{64}", "64 hexadecimal digits in lower case")
 SOURCE = _pattern(
     "source",
-    r"((hf|modelscope)://[\w.-]+/[\w.-]+|oci://[\w.-]+(:[0-9]+)?/[a-z0-9._/-]+"
-    r"|https?://[^\s#]+(#sha256=[0-9a-f]{64})?|pypi://[\w.-]+==[\w.]+|file:///.+)",
-    "hf://owner/name, modelscope://owner/name, oci://registry/name, https://host/file, pypi://package==version "
-    "or file:///a/folder/or/file",
+    r"((hf|modelscope)://[\w.-]+/[\w.-]+|oci://[\w.-]+(:[0-9]+)?/[a-z0-9._/-]+(:\w[\w.-]*)?"
+    r"(@sha256:[0-9a-f]{64})?|https?://[^\s#]+(#sha256=[0-9a-f]{64})?|pypi://[\w.-]+==[\w.]+|file:///.+)",
+    "hf://owner/name, modelscope://owner/name, oci://registry/name@sha256:…, https://host/file, "
+    "pypi://package==version or file:///a/folder/or/file",
 )
 
 PROFILE = Section(
@@ -188,9 +188,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _value(key: Key) -> dict[str, Any]:
-    if key.many:
-        return {"type": "array", "description": key.doc, "items": key.kind.schema, "minItems": 1}
-    return {"description": key.doc, **key.kind.schema}
+    one = {"description": key.doc, **key.kind.schema}
+    return {"type": "array", "description": key.doc, "items": one, "minItems": 1} if key.many else one
 
 
 def _object(section: Section) -> dict[str, Any]:
