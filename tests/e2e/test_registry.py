@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deployer.fetch.partial import PART
 from deployer.home import Home
 from deployer.models import Store
 from tests import registries
@@ -100,4 +101,4 @@ def test_kills_in_both_directions(tmp_path: Path, folder: Path, registry: regist
 def kept(staging: Path) -> int:
     """Bytes that the journals of a pull say are whole, and files that are."""
     whole = sum(path.stat().st_size for path in staging.glob("*/model/*"))
-    return whole + sum(8 * MIB * path.read_bytes().count(b"\n") for path in staging.glob("*/parts/*.parts"))
+    return whole + sum(PART * path.read_bytes().count(b"\n") for path in staging.glob("*/parts/*.parts"))
