@@ -103,12 +103,12 @@ class Place:
     def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
         """What to ask the machine so that every one of `profiles` can be judged."""
         urls: set[str] = set()
-        if hub := [p for p in profiles if p.model.source.startswith("hf://")]:
+        if away := [p for p in profiles if p.model.served]:
             from deployer import models
             from deployer.engines import engine
 
             store, wanted_of = models.Store(self.home), {}
-            for wanted in hub:
+            for wanted in away:
                 if url := models.source_url(wanted.model, self.web):
                     wanted_of[models.model_id(wanted.model, engine(wanted.engine).files)] = url
             # A dead network disk must not hold up the audit: what it holds is then taken as not there.

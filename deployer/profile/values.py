@@ -58,6 +58,12 @@ class ModelChoice:
     download: int | None = None
     allow: tuple[str, ...] = ()
 
+    @property
+    def served(self) -> str | None:
+        """The kind of source that a server must answer for, as `hf`; None for folders and wheels."""
+        scheme = self.source.partition("://")[0]
+        return None if scheme in ("file", "pypi") else scheme
+
 
 @dataclass(frozen=True)
 class Serving:
