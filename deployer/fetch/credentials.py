@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import re
-import subprocess
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ def _noted(entry: dict[str, Any]) -> Credentials | None:
 
 def _helped(helper: str, host: str) -> Credentials | None:
     """What docker's credential helper knows; None where it is missing, fails or knows nothing."""
+    import subprocess
+
     try:
         asked = subprocess.run(
             [f"docker-credential-{helper}", "get"], input=host, capture_output=True, text=True,
