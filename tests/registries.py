@@ -90,12 +90,14 @@ class Tokens(Server):
     """What gives tokens for a registry, as Docker's specification of them has it: RS256, its certificate inside.
 
     Whoever brings USER and WORD may push; everybody may pull from `open/…`. `given` are the scopes that were asked for.
+    `ill` is how many times it gives no token, once it gave the first.
     """
 
     def __init__(self, folder: Path, lasts: float = 60) -> None:
         super().__init__()
         self._folder, self._lasts = folder, lasts
         self.given: list[tuple[str, str]] = []
+        self.ill = 0
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tokens", "-days", "2",
              "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
@@ -113,6 +115,9 @@ class Tokens(Server):
         return {"token": about}
 
     def answer(self, handler: Handler) -> None:
+        if self.ill and self.given:
+            self.ill -= 1
+            return handler.whole(503, b"{}")
         query = httpx.URL(handler.path).params
         _, name, actions = query["scope"].split(":")
         basic = "Basic " + base64.b64encode(f"{USER}:{WORD}".encode()).decode()

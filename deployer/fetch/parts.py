@@ -256,6 +256,8 @@ class _Fetch:
                 if sink.finished:  # it promised more than the file has
                     return
                 trouble = Trouble(reason_of(error))
+            except SourceUnreachable as error:  # of who gives the tokens for this address
+                trouble = Trouble(error.message)
             except Trouble as error:
                 trouble = error
             except Gone as gone:

@@ -290,7 +290,9 @@ def test_a_registry_with_tokens(home: Home, model: Model, tmp_path: Path) -> Non
         push(model, replace(to, name="closed/a-model"), web=web, progress=Silent())
         assert ("repository:open/a-model:pull,push", "alice") in tokens.given
         tokens.given.clear()
+        tokens.ill = 2  # while blobs are fetched: it is asked again
         assert content(get(home, to.at("v1"))) == FILES, "everybody may pull this one"
+        assert tokens.ill == 0
         assert set(tokens.given) == {("repository:open/a-model:pull", "")}
         assert len(tokens.given) >= 4, "a token that has ended is not used again"
         with pytest.raises(ModelError, match="may not be read"):
