@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 PIECE = 16 << 10
 JSON_INDEX = "application/vnd.pypi.simple.v1+json"
@@ -44,7 +44,8 @@ class Manner:
     `cut` is after how many bytes of one answer the connection breaks; `lie` is added to Content-Length;
     `instead` is sent with 200 in place of what was asked for; `pause` is slept after each 16 KiB. `retry_after` goes
     with error statuses. `wrong` are offsets in files, used up: the next answer that holds this byte gives another one.
-    `stalls` is how many answers give nothing any more after `stall` bytes. `change` is (after how many answers, path,
+    `stalls` is how many answers give nothing any more after `stall` bytes; `trickles` is how many come in drops from
+    there on, 500 bytes every 20 ms. `change` is (after how many answers, path,
     content): from then on, the file is another one.
     """
 
@@ -61,6 +62,7 @@ class Manner:
     wrong: list[int] = field(default_factory=list)
     stalls: int = 0
     stall: int = 0
+    trickles: int = 0
     change: tuple[int, str, bytes] | None = None
 
 
@@ -153,12 +155,13 @@ class Server:
 
 
 class FileServer(Server):
-    """Files from memory, by path; `redirects` sends elsewhere."""
+    """Files from memory, by path; `redirects` sends elsewhere; `challenge` is how it asks who is there."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None, manner: Manner | None = None) -> None:
         super().__init__()
         self.files = dict(files or {})
         self.redirects: dict[str, str] = {}
+        self.challenge: str | None = None
         self.manner = manner or Manner()
         self._turn, self._answers, self._over = threading.Lock(), 0, threading.Event()
 
@@ -168,6 +171,8 @@ class FileServer(Server):
 
     def answer(self, handler: Handler) -> None:
         manner, path = self.manner, unquote(urlsplit(handler.path).path)
+        if self.challenge and "authorization" not in handler.seen.headers:
+            return handler.whole(401, b"{}", WWW_Authenticate=self.challenge)
         more = {"Retry_After": manner.retry_after} if manner.retry_after else {}
         with self._turn:
             status = manner.statuses.pop(0) if manner.statuses else manner.status
@@ -222,6 +227,10 @@ class FileServer(Server):
         with self._turn:
             stalls = manner.stalls > 0 and end > manner.stall
             manner.stalls -= stalls
+            trickles = manner.trickles > 0 and end > manner.stall
+            manner.trickles -= trickles
+        if trickles:
+            return self._trickle(handler, body)
         for start in range(0, end, PIECE):
             piece = body[start : min(start + PIECE, end)]
             handler.chunk(piece) if manner.chunked else handler.wfile.write(piece)
@@ -236,6 +245,15 @@ class FileServer(Server):
         elif manner.chunked:
             handler.wfile.write(b"0\r\n\r\n")
         return None
+
+    def _trickle(self, handler: Handler, body: bytes) -> None:
+        """A line that lives and gives next to nothing, until the client has enough of it."""
+        handler.wfile.write(body[: self.manner.stall])
+        handler.seen.sent = self.manner.stall
+        while handler.seen.sent < len(body) and not self._over.wait(0.02):
+            handler.wfile.write(body[handler.seen.sent : handler.seen.sent + 500])
+            handler.wfile.flush()
+            handler.seen.sent = min(handler.seen.sent + 500, len(body))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -319,6 +337,87 @@ class Hub(FileServer):
             answer = {"sha": self.sha, "siblings": self.siblings, **self.about}
             return handler.whole(200, json.dumps(answer).encode())
         return super().answer(handler)
+
+
+class ModelScope(FileServer):
+    """ModelScope's API with one model, as its client (modelscope-hub 0.5.1) and recorded answers of the site have it.
+
+    Large files are redirected to `storage`; small ones come from here, where ranges are ignored. `need` is a token
+    without which nothing is answered, `gate` one without which no file is given. `head` is what the listing says of
+    the commit.
+    """
+
+    COMMIT, OLDER = "83ee97c6" + "1" * 32, "f194f509" + "2" * 32
+
+    def __init__(self, name: str, files: Mapping[str, bytes], *, storage: FileServer | None = None) -> None:
+        super().__init__()
+        self.name, self._storage, self.content = name, storage, dict(files)
+        self.need: str | None = None
+        self.gate: str | None = None
+        self.head: dict[str, Any] = {"Id": "", "ShortId": self.COMMIT[:8]}
+        self.changed = set(files)  # files of the newest commit
+        self.unhashed: set[str] = set()
+        self.manner.ranges = False
+
+    def __enter__(self) -> ModelScope:
+        super().__enter__()
+        return self
+
+    def answer(self, handler: Handler) -> None:
+        target = urlsplit(handler.path)
+        query = dict(parse_qsl(target.query))
+        said = handler.seen.headers
+        token = {said.get("authorization", "").removeprefix("Bearer "), said.get("cookie", "")[len("m_session_id=") :]}
+        prefix = f"/api/v1/models/{self.name}"
+        if self.manner.statuses or self.manner.status:
+            return super().answer(handler)
+        if self.need and token != {self.need}:
+            return self._say(handler, None, 403, 10010205002, "access denied")
+        if target.path == f"{prefix}/repo/files":
+            return self._say(handler, self._listing(query))
+        if target.path == f"{prefix}/revisions":
+            known = {"Branches": [{"Revision": "master"}], "Tags": [{"Revision": "v1"}]}
+            return self._say(handler, {"RevisionMap": known})
+        if target.path == prefix:
+            return self._say(handler, {"Name": self.name, "License": "Apache License 2.0", "Visibility": 5})
+        if target.path == f"{prefix}/repo" and self._is(query["Revision"]) and query["FilePath"] in self.content:
+            if self.gate and token != {self.gate}:
+                return self._say(handler, None, 403, 10010205002, "apply for access")
+            return self._give(handler, self.content[query["FilePath"]])
+        return self._say(handler, None, 404, 10010205001, "record not found")
+
+    def _is(self, revision: str) -> bool:
+        return revision in ("master", "v1", self.COMMIT)
+
+    def _say(self, handler: Handler, data: Any, status: int = 200, code: int = 200, message: str = "success") -> None:
+        body = {"Code": code, "Data": data, "Message": message, "RequestId": "1", "Success": code == 200}
+        handler.whole(status, json.dumps(body).encode())
+
+    def _listing(self, query: Mapping[str, str]) -> dict[str, Any]:
+        if not self._is(query["Revision"]):
+            return {"Files": None, "IsVisual": 0, "LatestCommitter": None}
+        deep = query.get("Recursive") == "True"  # another spelling is ignored
+        entries: list[dict[str, Any]] = []
+        for path, content in self.content.items():
+            folder, _, name = path.rpartition("/")
+            if folder and folder not in [entry["Path"] for entry in entries]:
+                entries.append({"Path": folder, "Name": folder, "Type": "tree", "Size": 0, "Sha256": ""})
+            if folder and not deep:
+                continue
+            entry = {
+                "Path": path, "Name": name, "Type": "blob", "Size": len(content), "IsLFS": len(content) > 100_000,
+                "Sha256": "" if path in self.unhashed else hashlib.sha256(content).hexdigest(),
+                "Revision": self.COMMIT if path in self.changed else self.OLDER,
+            }  # fmt: skip
+            entries.append(entry)
+        return {"Files": entries, "IsVisual": 0, "LatestCommitter": self.head}
+
+    def _give(self, handler: Handler, content: bytes) -> None:
+        if self._storage is None or len(content) <= 100_000:
+            return self._file(handler, content)
+        digest = hashlib.sha256(content).hexdigest()
+        self._storage.files.setdefault(f"/lfs/{digest}", content)
+        return handler.whole(302, b"", Location=f"{self._storage.url}/lfs/{digest}?auth_key=1")
 
 
 class PackageIndex(FileServer):

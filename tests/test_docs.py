@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def rows(section: Section, where: str = "") -> Iterator[str]:
     for name, key in section.keys.items():
+        full = f"{where}{name}{'[]' if key.many else ''}"
         if isinstance(key, Section):
-            yield f"| `{where}{name}{'[]' if key.many else ''}` |"
-            yield from rows(key, f"{where}{name}{'[]' if key.many else ''}.")
+            yield f"| `{full}` |"
+            yield from rows(key, f"{full}.")
         else:
-            yield f"| `{where}{name}` | {key.kind.name} | {'yes' if key.required else ''} | {key.doc} |"
+            yield f"| `{full}` | {key.kind.name} | {'yes' if key.required else ''} | {key.doc} |"
 
 
 @pytest.mark.parametrize("row", tuple(rows(PROFILE)))

@@ -12,6 +12,13 @@ from deployer.quantity import at_least, format_size
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
 
 _NO_HUB = "the source needs no hub"
+# What serves a model, and what else may: by the kind of source.
+_SERVERS = {
+    "hf": ("hub", "a mirror: HF_ENDPOINT=https://…", "a mirror in HF_ENDPOINT"),
+    "modelscope": ("hub", "another site: MODELSCOPE_ENDPOINT=https://…", "another site in MODELSCOPE_ENDPOINT"),
+    "oci": ("registry", "another registry in model.source", "another registry in model.source"),
+}
+_SERVER = ("server", "another address in model.source", "another address in model.source")
 _NOBODY_ASKED = "not asked: the model is in the store, or the host was saved without it"
 _TOO_FEW = "there is no GPU, or too few of them: decided by another finding"
 # What the names of models say of their weights, and the compute capability that computes with such.
@@ -19,7 +26,7 @@ _FORMATS = ((r"nvfp4", "NVFP4", "10.0"), (r"fp8", "FP8", "8.9"))
 
 
 def _source(host: Host, profile: Profile) -> Finding:
-    """The hub that the model comes from answers.
+    """The hub, the registry or the server that the model comes from answers.
 
     Why: better known now than after the image was built.
     Pass: it answers, whatever it answers to strangers.
@@ -28,9 +35,10 @@ def _source(host: Host, profile: Profile) -> Finding:
     Skip: the model comes from elsewhere or is in the store already.
     Fix: mend network or proxy, or name a mirror in HF_ENDPOINT.
     """
-    if not profile.model.source.startswith("hf://"):
+    if not (kind := profile.model.served):
         return skipped(_NO_HUB)
-    wanted = f"a hub that serves {profile.model.source}"
+    what, other, later = _SERVERS.get(kind, _SERVER)
+    wanted = f"a {what} that serves {profile.model.source.partition('#')[0]}"
     if not host.sources:
         return skipped(_NOBODY_ASKED, wanted)
     url, answer = next(iter(host.sources.items()))
@@ -38,11 +46,11 @@ def _source(host: Host, profile: Profile) -> Finding:
         return failed(
             wanted,
             f"{url} does not answer ({answer.reason})",
-            "check network and proxy, or name a mirror: HF_ENDPOINT=https://…",
+            f"check network and proxy, or name {other}",
         )
     if answer.status >= 500:
         return failed(
-            wanted, f"{url} answers HTTP {answer.status}", "try again later, or name a mirror in HF_ENDPOINT"
+            wanted, f"{url} answers HTTP {answer.status}", f"try again later, or name {later}"
         )
     return passed(wanted, f"{url} answers")
 
@@ -52,55 +60,70 @@ def _access(host: Host, profile: Profile) -> Finding:
 
     Why: a mirror may want a token, a proxy may forbid the hub, and the hub limits how often strangers may ask.
         Only the hub itself is asked: whether this model is gated shows at the beginning of the pull.
-    Pass: it answers without turning anybody away.
+    Pass: it answers without turning anybody away. HTTP 401 is a registry's way to ask who is there.
     Warn: it answers HTTP 401, 403, 407 or 429.
     Fail: never.
     Skip: the model comes from elsewhere, is in the store already, or the hub does not answer.
-    Fix: a token in HF_TOKEN, for gated models after their licence was accepted; or another mirror.
+    Fix: a token in HF_TOKEN or MODELSCOPE_API_TOKEN, for gated models after their licence was accepted; or a mirror.
     """
-    if not profile.model.source.startswith("hf://"):
+    if not (kind := profile.model.served):
         return skipped(_NO_HUB)
-    wanted = "a hub that lets this machine in"
+    wanted = f"a {_SERVERS.get(kind, _SERVER)[0]} that lets this machine in"
     if not host.sources:
         return skipped(_NOBODY_ASKED, wanted)
     url, answer = next(iter(host.sources.items()))
     if not isinstance(answer, Answer):
         return skipped("decided by another finding", wanted)
     found = f"{url} answers HTTP {answer.status}"
-    page = f"{url.rstrip('/')}/{profile.model.source.removeprefix('hf://')}"
+    if answer.status == 401 and kind == "oci":
+        return passed(wanted, f"{found}; who may have this model shows at the pull")
     if answer.status in (401, 403):
-        return warned(wanted, found, f"export HF_TOKEN=hf_…, and accept the licence if there is one: {page}")
+        return warned(wanted, found, _way_in(url, profile.model.source))
     if answer.status == 407:
         return warned(wanted, found, "the proxy wants a password: export HTTPS_PROXY=http://USER:PASSWORD@…")
     if answer.status == 429:
-        return warned(wanted, found, "too many questions from here: export HF_TOKEN=hf_…, or wait an hour")
+        token = "export HF_TOKEN=hf_…, or wait" if kind == "hf" else "wait"
+        return warned(wanted, found, f"too many questions from here: {token} an hour")
     return passed(wanted, f"{found}; whether this model is gated shows at the pull")
+
+
+def _way_in(url: str, source: str) -> str:
+    scheme, _, name = source.partition("://")
+    page = f"{url.rstrip('/')}/{'models/' if scheme == 'modelscope' else ''}{name}"
+    ways = {
+        "hf": f"export HF_TOKEN=hf_…, and accept the licence if there is one: {page}",
+        "modelscope": f"export MODELSCOPE_API_TOKEN=ms-…, and apply for access if that is asked for: {page}",
+        "oci": f"docker login {name.partition('/')[0]}",
+    }
+    return ways.get(scheme, "fetch it yourself, and name it as file:///path in model.source")
 
 
 def _revision(host: Host, profile: Profile) -> Finding:
     """The profile says exactly which model is meant.
 
     Why: a branch moves, and the model that was good yesterday is another one today.
-    Pass: the revision is a commit of 40 digits, or every file is pinned by its SHA-256.
+    Pass: the revision is a commit of 40 digits or an artifact's digest, or every file is pinned by its SHA-256.
     Warn: it is a branch, a tag, or missing.
     Fail: never.
     Skip: the source has no revisions.
     Fix: put the commit into model.revision.
     """
     model = profile.model
-    if not model.source.startswith("hf://"):
+    if (kind := profile.model.served) not in _SERVERS:
         return skipped("this source has no revisions")
-    wanted = "a commit of 40 digits"
-    if re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+    wanted = "a digest" if kind == "oci" else "a commit of 40 digits"
+    if re.fullmatch(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}", model.revision or ""):
         return passed(wanted, str(model.revision))
     if model.files and all(f.sha256 for f in model.files):
         return passed(wanted, "every file is pinned by its SHA-256")
-    commits = f"https://huggingface.co/{model.source.removeprefix('hf://')}/commits/main"
-    return warned(
-        wanted,
-        model.revision or "none: whatever is newest",
-        f"put one into {profile.path}: {commits} lists them",
-    )
+    if kind == "hf":
+        told = f"https://huggingface.co/{model.source.removeprefix('hf://')}/commits/main lists them"
+    else:
+        told = f"deployer fit {model.source} --profile - prints the newest"
+        if model.revision:
+            mark = ":" if kind == "oci" else "@"
+            told = f"deployer fit {model.source}{mark}{model.revision} --profile - prints it"
+    return warned(wanted, model.revision or "none: whatever is newest", f"put one into {profile.path}: {told}")
 
 
 def _memory(host: Host, profile: Profile) -> Finding:

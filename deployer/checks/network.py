@@ -182,7 +182,7 @@ def _certificate(host: Host, profile: Profile) -> Finding:
 
 def _answers(host: Host, profile: Profile) -> dict[str, Fact[Answer]]:
     """What was asked for this profile, by name."""
-    found = dict(host.sources) if profile.model.source.startswith("hf://") else {}
+    found = dict(host.sources) if profile.model.served else {}
     base = _base_for(host, profile) if uses_containers(host, profile) else None
     if base is not None:
         found[_PLACE] = base

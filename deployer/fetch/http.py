@@ -33,7 +33,8 @@ class Web:
     index. `ca` names a file of certificates that are trusted besides the system's; `token` goes to the hub
     and nowhere else. `proxy` stands for those of the environment. `mirrors` are addresses that speak the hub's protocol
     and are asked for bytes before it, in order; what they give is held to the hub's hashes. `cache` is the folder
-    where this user's other programs keep what they fetched from the hub.
+    where this user's other programs keep what they fetched from the hub. `modelscope` and `modelscope_token` are the
+    same for ModelScope; `docker` is docker's config.json, which knows who this user is at container registries.
     """
 
     index: str | None = None
@@ -44,6 +45,9 @@ class Web:
     proxy: str | None = field(default=None, repr=False)
     mirrors: tuple[str, ...] = ()
     cache: Path | None = None
+    modelscope: str = "https://modelscope.cn"
+    modelscope_token: str | None = field(default=None, repr=False)
+    docker: Path | None = None
 
     def client(self) -> httpx.Client:
         """A client with time limits; without `proxy`, proxies come from the environment, as httpx reads it."""

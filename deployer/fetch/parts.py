@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deployer.errors import DeployerError, SourceUnreachable
-from deployer.fetch.http import STALL_S, hint_of, reason_of
+from deployer.fetch.http import hint_of, reason_of
 from deployer.fetch.partial import Cursor, Memory, Partial
 from deployer.fetch.patience import ATTEMPTS, BUSY, LONGEST_S, clock, pause, wait_of
 from deployer.fetch.tally import Tally
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import httpx
 
 _SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_SLOW = 1 << 16  # bytes in STALL_S, below which a connection counts as dead
 
 
 def fetch_all(
@@ -257,6 +256,8 @@ class _Fetch:
                 if sink.finished:  # it promised more than the file has
                     return
                 trouble = Trouble(reason_of(error))
+            except SourceUnreachable as error:  # of who gives the tokens for this address
+                trouble = Trouble(error.message)
             except Trouble as error:
                 trouble = error
             except Gone as gone:
@@ -270,7 +271,7 @@ class _Fetch:
         """One request; False when its answer shows that this file must come in one stream, by one worker."""
         address, partial = file.wanted.addresses[number], file.part
         direct = file.direct
-        ask = {"Accept-Encoding": "identity", **(address.headers if address.covers(direct) else {})}
+        ask = address.ask(direct)
         small = partial.count == 1 and sink.at == 0
         if file.ranges is False and isinstance(sink, Cursor):
             sink.whole(partial.missing())
@@ -315,9 +316,9 @@ class _Fetch:
             came += len(chunk)
             if sink.finished and not ranged:
                 return
-            if time.monotonic() - since > STALL_S:
-                if came < _SLOW:
-                    raise Trouble(f"only {came} bytes in {STALL_S:.0f} s")
+            if time.monotonic() - since > self._ways.stall:
+                if came < self._ways.least:
+                    raise Trouble(f"only {came} bytes in {self._ways.stall:.0f} s")
                 since, came = time.monotonic(), 0
 
     def _judge(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployer.errors import DeployerError, HashMismatch, NoSpace
-from deployer.fetch.http import EMPTY_SHA256
+from deployer.fetch.http import EMPTY_SHA256, STALL_S
 from deployer.fetch.partial import PART
 from deployer.frozen import dataclass
 from deployer.quantity import format_size
@@ -18,10 +18,19 @@ from deployer.quantity import format_size
 
 @dataclass(frozen=True)
 class Address:
-    """One place to get a file from; `headers` go to its host and to no other."""
+    """One place to get a file from; `headers` go to its host and to no other.
+
+    `fresh` gives such headers too, asked before every request: they hold a token that ends after some minutes.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    fresh: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
+
+    def ask(self, direct: str | None = None) -> dict[str, str]:
+        """The headers of a request to here, or to `direct`, where it led to: bytes as they are, and who asks."""
+        told = {**self.headers, **self.fresh()} if self.covers(direct) else {}
+        return {"Accept-Encoding": "identity", **told}
 
     @property
     def public(self) -> str:
@@ -60,6 +69,8 @@ class Ways:
     part: int = PART
     span: int = 64 << 20  # bytes in one request
     sync: int = 64 << 20  # bytes between two times that all is brought onto the disk
+    stall: float = STALL_S  # seconds, after which a connection that gave less than `least` bytes in them is changed
+    least: int = 1 << 16
 
 
 class Gone(Exception):

@@ -12,10 +12,10 @@ from deployer.errors import HashMismatch, ModelError
 from deployer.models.manifest import PICKLES, SAFE, parts_of, quantization_in
 from deployer.models.sources import Listing, RemoteFile
 from deployer.profile import ModelChoice, ModelFile
+from deployer.profile.schema import ALLOWABLE
 from deployer.quantity import format_size
 
-REMOTE_CODE, PICKLE = "remote-code", "pickle"
-ALLOWABLE = (REMOTE_CODE, PICKLE)
+REMOTE_CODE, PICKLE = ALLOWABLE
 INDEX = "model.safetensors.index.json"
 
 
@@ -28,9 +28,12 @@ def choose(
     if safe or PICKLE not in allow:
         files = [f for f in files if not f.path.endswith(PICKLES)]
     if not safe and not (PICKLE in allow and any(f.path.endswith(PICKLES) for f in files)):
+        deep = next((f.path for f in listing.files if "/" in f.path and f.path.endswith(".gguf")), None)
         raise ModelError(
             f"{choice.source} has no weights that are safe to load",
-            hint="only .safetensors and .gguf are loaded; name a GGUF file in model.files if it has several",
+            hint=f"its GGUF files are in folders: name one in model.files of a profile, as `path: {deep}`"
+            if deep and not choice.files
+            else "only .safetensors and .gguf are loaded; name a GGUF file in model.files if it has several",
         )
     if any(f.path.endswith(".safetensors") for f in safe):
         files = [f for f in files if not f.path.endswith(".gguf")]
@@ -48,7 +51,8 @@ def refuse_remote_code(source: str, allow: Collection[str]) -> None:
     if REMOTE_CODE not in allow:
         raise ModelError(
             f"{source} wants to run Python code that comes with it (trust_remote_code)",
-            hint="take another model, or one in GGUF; having read its code, you may say --allow remote-code",
+            hint="take another model, or one in GGUF; having read its code, you may say --allow remote-code, or "
+            "model.allow: [remote-code] in a profile",
         )
 
 

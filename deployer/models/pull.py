@@ -39,9 +39,10 @@ def pull(
     """The model in the store, fetched if it is not there yet; of one that `verify` found bad, only what is bad.
 
     `patterns` are the files that the engine needs, used when the choice names none; `allow` are words of
-    `choose.ALLOWABLE`. Raises ModelError and its kinds; what was fetched before stays and is not fetched again.
+    `choose.ALLOWABLE`, beside those of the choice itself. Raises ModelError and its kinds; what was fetched before
+    stays and is not fetched again.
     """
-    store = Store(home)
+    store, allow = Store(home), {*allow, *choice.allow}
     id_ = model_id(choice, patterns)
     if model := store.get(id_):
         return model
@@ -174,7 +175,12 @@ class _Pull:
         for file in files:
             if file.size is None:
                 raise ModelError(f"{file.path}: its size is not listed", hint="is HF_ENDPOINT right?")
-            addresses = self.source.addresses(self.choice, self.listing, file, self.web)
+            if not (file.sha256 or file.git_sha1):
+                raise ModelError(
+                    f"{file.path}: its hash is not listed, and nothing is taken without one",
+                    hint="pin it with sha256 in model.files of a profile",
+                )
+            addresses = self.source.addresses(self.choice, self.listing, file, self.client, self.web)
             one = Wanted(file.path, addresses, parts / _part(file), file.size, file.sha256, file.git_sha1)
             wanted[one.path] = one, folder / file.path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from deployer.profile.values import (
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
+_REVISIONS = ("hf", "modelscope", "oci")
+_ARTIFACT = r"(oci://[^/]+/[^:@]+)(?::([^@]+))?(?:@(.+))?"  # its tag or digest is its revision
 _DEEPEST = 50  # levels; the keys of a profile need five
 
 
@@ -90,7 +93,7 @@ def _check_depth(text: str, loader: Any, path: Path) -> None:
 
 
 def _section(node: Node | None, section: Section, where: str, path: Path, problems: list[str]) -> Any:
-    from yaml.nodes import MappingNode, ScalarNode, SequenceNode
+    from yaml.nodes import MappingNode, SequenceNode
 
     assert node is not None
     line = node.start_mark.line + 1
@@ -118,12 +121,13 @@ def _section(node: Node | None, section: Section, where: str, path: Path, proble
             problems.append(f"{path}:{key_line}: {full}: given twice (once)")
         elif isinstance(wanted, Section):
             found[name] = _section(value_node, wanted, full, path, problems)
+        elif not wanted.many:
+            found[name] = _value(value_node, wanted, f"{path}:{key_line}: {full}", problems)
+        elif isinstance(value_node, SequenceNode) and value_node.value:
+            where_ = f"{path}:{key_line}: {full}"
+            found[name] = tuple(_value(item, wanted, where_, problems) for item in value_node.value)
         else:
-            found[name] = None
-            if not isinstance(value_node, ScalarNode) or value_node.tag.endswith(":null"):
-                problems.append(f"{path}:{key_line}: {full}: no value ({wanted.doc})")
-                continue
-            found[name] = _value(value_node.value, wanted, f"{path}:{key_line}: {full}", problems)
+            problems.append(f"{path}:{key_line}: {full}: not a list (one entry with `- ` for each)")
     for name, wanted in section.keys.items():
         if wanted.required and name not in found and name not in meant:
             full = f"{where}.{name}" if where else name
@@ -131,11 +135,16 @@ def _section(node: Node | None, section: Section, where: str, path: Path, proble
     return found
 
 
-def _value(text: str, key: Key, where: str, problems: list[str]) -> Any:
+def _value(node: Node, key: Key, where: str, problems: list[str]) -> Any:
+    from yaml.nodes import ScalarNode
+
+    if not isinstance(node, ScalarNode) or node.tag.endswith(":null"):
+        problems.append(f"{where}: no value ({key.doc})")
+        return None
     try:
-        return key.kind.parse(text)
+        return key.kind.parse(node.value)
     except ValueError as error:
-        problems.append(f"{where}: `{text}` is not right ({error})")
+        problems.append(f"{where}: `{node.value}` is not right ({error})")
         return None
 
 
@@ -156,9 +165,23 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
         return int(key.start_mark.line) + 1
 
     model = raw["model"]
-    if not model["source"].startswith("hf://") and "revision" in model:
+    scheme = model["source"].partition("://")[0]
+    if scheme not in _REVISIONS and "revision" in model:
         at = line("model", "revision")
-        problems.append(f"{path}:{at}: model.revision: only hf:// sources have one (leave it out)")
+        of = ", ".join(f"{name}://" for name in _REVISIONS)
+        problems.append(f"{path}:{at}: model.revision: only {of} sources have one (leave it out)")
+    version = re.fullmatch(_ARTIFACT, model["source"])
+    if version and (version[2] or version[3]) and "revision" in model:
+        at = line("model", "revision")
+        problems.append(f"{path}:{at}: model.revision: the source has a tag or a digest already (leave it out)")
+    if scheme in ("http", "https"):
+        files = model.get("files") or []
+        if len(files) > 1 or not ("#sha256=" in model["source"] or (files and files[0].get("sha256"))):
+            at = line("model", "files") if files else line("model", "source")
+            problems.append(
+                f"{path}:{at}: model.source: one file from anywhere needs its hash (#sha256=64 digits "
+                "behind it, or its one entry in files with path and sha256)"
+            )
     if model["source"].startswith("pypi://"):
         files = model.get("files") or []
         if len(files) != 1 or not files[0].get("sha256"):
@@ -183,6 +206,10 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
     disk = wanted.pop("disk", {})
     model = dict(raw["model"])
     files = tuple(ModelFile(**entry) for entry in model.pop("files", ()))
+    if found := re.fullmatch(_ARTIFACT, model["source"]):
+        model["source"] = found[1]
+        if version := found[3] or found[2]:
+            model["revision"] = version
     return Profile(
         name=path.stem,
         path=path,

@@ -10,6 +10,7 @@ from deployer.quantity import parse_duration, parse_size, parse_version
 
 ENGINES = ("llamacpp", "transformers", "vllm")
 RUNTIMES = ("docker", "process")
+ALLOWABLE = ("remote-code", "pickle")  # what `pull` refuses unless it is allowed
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Key:
-    """A key with a plain value."""
+    """A key with a plain value; `many` makes it a list of such."""
 
     kind: Kind
     doc: str
     required: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ VERSION = Kind("version", _version, {"type": ["string", "number"], "pattern": r"
 SHA256 = _pattern("SHA-256", "[0-9a-f]{64}", "64 hexadecimal digits in lower case")
 SOURCE = _pattern(
     "source",
-    r"(hf://[\w.-]+/[\w.-]+|pypi://[\w.-]+==[\w.]+|file:///.+)",
-    "hf://owner/name, pypi://package==version or file:///a/folder/or/file",
+    r"((hf|modelscope)://[\w.-]+/[\w.-]+|oci://[\w.-]+(:[0-9]+)?/[a-z0-9._/-]+(:\w[\w.-]*)?"
+    r"(@sha256:[0-9a-f]{64})?|https?://[^\s#]+(#sha256=[0-9a-f]{64})?|pypi://[\w.-]+==[\w.]+|file:///.+)",
+    "hf://owner/name, modelscope://owner/name, oci://registry/name@sha256:…, https://host/file, "
+    "pypi://package==version or file:///a/folder/or/file",
 )
 
 PROFILE = Section(
@@ -133,7 +137,7 @@ PROFILE = Section(
             required=True,
             keys={
                 "source": Key(SOURCE, "where it comes from", required=True),
-                "revision": Key(TEXT, "commit of an hf:// source; 40 digits pin it"),
+                "revision": Key(TEXT, "commit of a hub's source, 40 digits pin it; tag or sha256:… of an oci:// one"),
                 "files": Section(
                     doc="files of it; without this, what the engine needs",
                     many=True,
@@ -145,6 +149,9 @@ PROFILE = Section(
                 ),
                 "kind": Key(_choice("chat", "completion"), "what it was trained for"),
                 "download": Key(SIZE, "how much will be fetched"),
+                "allow": Key(
+                    _choice(*ALLOWABLE), "what may be taken though it can do anything when it is loaded", many=True
+                ),
             },
         ),
         "engine": Key(_choice(*ENGINES), "the program that serves it", required=True),
@@ -186,14 +193,18 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _value(key: Key) -> dict[str, Any]:
+    one = {"description": key.doc, **key.kind.schema}
+    return {"type": "array", "description": key.doc, "items": one, "minItems": 1} if key.many else one
+
+
 def _object(section: Section) -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": "object",
         "description": section.doc,
         "additionalProperties": False,
         "properties": {
-            name: _object(key) if isinstance(key, Section) else {"description": key.doc, **key.kind.schema}
-            for name, key in section.keys.items()
+            name: _object(key) if isinstance(key, Section) else _value(key) for name, key in section.keys.items()
         },
     }
     needed = [name for name, key in section.keys.items() if key.required]

@@ -49,13 +49,20 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """`download` is the number of bytes that will be fetched, as far as the profile knows."""
+    """`download` is the number of bytes that will be fetched, as far as the profile knows; `allow` are loosenings."""
 
     source: str
     revision: str | None = None
     files: tuple[ModelFile, ...] = ()
     kind: str = "chat"
     download: int | None = None
+    allow: tuple[str, ...] = ()
+
+    @property
+    def served(self) -> str | None:
+        """The kind of source that a server must answer for, as `hf`; None for folders and wheels."""
+        scheme = self.source.partition("://")[0]
+        return None if scheme in ("file", "pypi") else scheme
 
     @property
     def size(self) -> int:

@@ -40,6 +40,50 @@ def test_source(host: Host, wanted: Profile, outcome: str, found: str, hint: str
     check("model.source", host, wanted, outcome, found, hint)
 
 
+def of(source: str, revision: str | None = None) -> Profile:
+    """A profile whose model comes from elsewhere."""
+    return replace(GPU, model=replace(GPU.model, source=source, revision=revision))
+
+
+SCOPE, ARTIFACT = of("modelscope://a/b"), of("oci://r.example/a", "v1")
+LINK = of(f"https://r.example/a.gguf#sha256={'0' * 64}")
+
+
+@pytest.mark.parametrize(
+    ("check_", "host", "wanted", "outcome", "found", "hint"),
+    [
+        ("source", hub(200), SCOPE, "pass", "answers", None),
+        ("source", hub(503), SCOPE, "fail", "answers HTTP 503",
+         "try again later, or name another site in MODELSCOPE_ENDPOINT"),
+        ("source", hub(401), ARTIFACT, "pass", "answers", None),
+        ("source", hub(Unknown("no route")), ARTIFACT, "fail", "does not answer (no route)",
+         "check network and proxy, or name another registry in model.source"),
+        ("source", hub(Unknown("no route")), LINK, "fail", "does not answer (no route)",
+         "check network and proxy, or name another address in model.source"),
+        ("access", hub(403), SCOPE, "warn", "answers HTTP 403",
+         "export MODELSCOPE_API_TOKEN=ms-…, and apply for access if that is asked for: https://hub.example/models/a/b"),
+        ("access", hub(401), ARTIFACT, "pass", "who may have this model shows at the pull", None),
+        ("access", hub(403), ARTIFACT, "warn", "answers HTTP 403", "docker login r.example"),
+        ("access", hub(401), LINK, "warn", "answers HTTP 401",
+         "fetch it yourself, and name it as file:///path in model.source"),
+        ("access", hub(429), LINK, "warn", "answers HTTP 429", "too many questions from here: wait an hour"),
+        ("revision", RTX, SCOPE, "warn", "none: whatever is newest",
+         f"put one into {GPU.path}: deployer fit modelscope://a/b --profile - prints the newest"),
+        ("revision", RTX, of("modelscope://a/b", "v1"), "warn", "v1",
+         f"put one into {GPU.path}: deployer fit modelscope://a/b@v1 --profile - prints it"),
+        ("revision", RTX, of("modelscope://a/b", "a" * 40), "pass", "a" * 40, None),
+        ("revision", RTX, ARTIFACT, "warn", "v1",
+         f"put one into {GPU.path}: deployer fit oci://r.example/a:v1 --profile - prints it"),
+        ("revision", RTX, of("oci://r.example/a", f"sha256:{'a' * 64}"), "pass", "sha256:", None),
+        ("revision", RTX, LINK, "skip", "no revisions", None),
+    ],
+)  # fmt: skip
+def test_places_that_are_not_the_hub(
+    check_: str, host: Host, wanted: Profile, outcome: str, found: str, hint: str | None
+) -> None:
+    check(f"model.{check_}", host, wanted, outcome, found, hint)
+
+
 TOKEN = "export HF_TOKEN=hf_…, and accept the licence if there is one: https://hub.example/Qwen/Qwen3-1.7B"
 
 

@@ -55,3 +55,38 @@ def test_the_engine_is_asked_for_the_images_of_the_profiles(tmp_path: Path) -> N
     other = place(tmp_path, f"debian{DIGEST}").questions(wanted, ports=()).images
     assert other.keys() == found.keys()
     assert not set(other.values()) & set(found.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "urls"),
+    [
+        ("hf://a/b", ("https://huggingface.co",)),
+        ("modelscope://a/b", ("https://modelscope.cn",)),
+        ("oci://r.example/a/b", ("https://r.example/v2/",)),
+        ("oci://localhost:5000/a", ("http://localhost:5000/v2/",)),
+        (f"https://r.example/a.gguf#sha256={'0' * 64}", ("https://r.example/a.gguf",)),
+        ("pypi://a==1", ()),
+        ("file:///a", ()),
+    ],
+)
+def test_what_serves_the_model_is_asked(
+    source: str, urls: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = replace(SMALL, model=replace(SMALL.model, source=source, files=()))
+    assert place(tmp_path).questions((wanted,), ports=()).urls == urls
+
+
+def test_the_way_out_is_what_each_places_own_client_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", "www.modelscope.ai")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-1")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    web = place(tmp_path).web
+    assert (web.modelscope, web.modelscope_token) == ("https://www.modelscope.ai", "ms-1")
+    assert web.docker == tmp_path / "config.json"
+    assert "ms-1" not in repr(web)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://mirror.example/")
+    monkeypatch.delenv("DOCKER_CONFIG")
+    assert place(tmp_path).web.modelscope == "http://mirror.example/"
+    assert place(tmp_path).web.docker == Path.home() / ".docker/config.json"

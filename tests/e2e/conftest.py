@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import deployer
+from tests import registries
 
 CACHE = Path(os.environ.get("DEPLOYER_TEST_CACHE", Path.home() / ".cache/deployer-tests"))
 PROFILES = Path(deployer.__file__).parent.parent / "profiles"
@@ -185,20 +186,5 @@ def own_daemon(tmp_path: Path) -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """A real registry on this machine, empty: its address."""
-    if not shutil.which("docker-registry"):
-        reason = "docker-registry is not installed: apt-get install docker-registry"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    address = f"localhost:{free_port()}"
-    settings = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-        "log": {"level": "error"},
-    }
-    path = tmp_path / "registry.yml"
-    path.write_text(json.dumps(settings))
-    with (tmp_path / "registry.log").open("w") as log:
-        child = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)
-        yield address
-        child.terminate()
-        child.wait(timeout=10)
+    with registries.registry(tmp_path, "localhost") as made:
+        yield made.address

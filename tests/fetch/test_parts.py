@@ -313,6 +313,31 @@ def test_a_stall_changes_the_connection(tmp_path: Path, server: FileServer) -> N
     assert (tmp_path / "large").read_bytes() == LARGE
 
 
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
+@pytest.mark.parametrize("trickles", [1, 3])
+def test_a_trickle_changes_the_connection(
+    client: httpx.Client, tmp_path: Path, server: FileServer, trickles: int, ranges: bool
+) -> None:
+    """In drops the 1 MB would take 40 s, and no single wait is ever long."""
+    server.manner.trickles, server.manner.stall, server.manner.ranges = trickles, 20_000, ranges
+    ways, begin = replace(WAYS, span=1 << 20, stall=0.5), time.monotonic()
+    fetch(client, wish(tmp_path, server), ways=ways)
+    assert 0.5 < time.monotonic() - begin < 15
+    assert (tmp_path / "large").read_bytes() == LARGE
+    cut = [seen for seen in server.seen if seen.sent < 0.2 * len(LARGE)]
+    assert len(cut) >= trickles, "each was left before its end"
+
+
+def test_a_slow_connection_that_gives_enough_is_kept(
+    client: httpx.Client, tmp_path: Path, server: FileServer
+) -> None:
+    server.manner.pause = 0.02  # 16 KiB each time
+    begin = time.monotonic()
+    fetch(client, wish(tmp_path, server), ways=replace(WAYS, connections=1, span=1 << 20, stall=0.3))
+    assert time.monotonic() - begin > 1
+    assert len(server.seen) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "manner",

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer import profile
+from deployer.cli.pull import address
 from deployer.errors import ProfileError, QuestionError
 from deployer.profile import schema
 
@@ -38,6 +39,8 @@ limits: {first_token: 500 ms}
 WHEEL = GOOD.replace(
     "hf://owner/name\n  revision: 9216db5781bf21249d130ec9da846c4624c16137", "pypi://name==1.0"
 )
+REVISION = "\n  revision: 9216db5781bf21249d130ec9da846c4624c16137"
+LINK = GOOD.replace(f"hf://owner/name{REVISION}", "https://models.example/a.gguf")
 SHIPPED = [pytest.param(path, id=path.stem) for path in profile.shipped()]
 
 
@@ -68,6 +71,41 @@ def test_a_profile_becomes_values(path: Path) -> None:
     assert (found.engine, found.image, found.runtime) == ("llamacpp", "llamacpp", None)
     assert found.serving == profile.Serving()
     assert found.limits == profile.Limits(first_token=0.5)
+
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("modelscope://owner/name", ("modelscope://owner/name", None)),
+        ("oci://ghcr.io/owner/name", ("oci://ghcr.io/owner/name", None)),
+        ("oci://localhost:5000/name:v1", ("oci://localhost:5000/name", "v1")),
+        (f"oci://localhost:5000/name@{DIGEST}", ("oci://localhost:5000/name", DIGEST)),
+        (f"oci://ghcr.io/name:v1@{DIGEST}", ("oci://ghcr.io/name", DIGEST)),
+        (f"https://a.example/b#sha256={'b' * 64}", (f"https://a.example/b#sha256={'b' * 64}", None)),
+    ],
+)
+def test_sources_of_models(path: Path, source: str, expected: tuple[str, str | None]) -> None:
+    path.write_text(GOOD.replace(f"hf://owner/name{REVISION}", source))
+    found = profile.load(path).model
+    assert (found.source, found.revision) == expected
+    jsonschema.validate(yaml.safe_load(path.read_text()), profile.json_schema())
+    typed = address(source)
+    assert (typed.source, typed.revision) == expected, "the command line has the same addresses"
+
+
+def test_a_link_may_have_its_hash_in_files(path: Path) -> None:
+    path.write_text(LINK.replace("size: 100 MB", f"sha256: {'b' * 64}"))
+    assert profile.load(path).model.files == (profile.ModelFile("a.gguf", "b" * 64),)
+
+
+def test_what_may_be_taken(path: Path) -> None:
+    path.write_text(GOOD.replace("  files:", "  allow: [remote-code, pickle]\n  files:"))
+    assert profile.load(path).model.allow == ("remote-code", "pickle")
+    jsonschema.validate(yaml.safe_load(path.read_text()), profile.json_schema())
+    assert profile.load(profile.find("gpt2")).model.allow == ()
 
 
 def test_five_mistakes_give_five_messages(path: Path) -> None:
@@ -127,8 +165,16 @@ variant: cpu
         (("free_vram: 20 GB", "free_vram: 25 GB"), "5: requirements.gpu.free_vram: more than vram"),
         (
             ("hf://owner/name", "file:///models"),
-            "12: model.revision: only hf:// sources have one (leave it out)",
+            "12: model.revision: only hf://, modelscope://, oci:// sources have one (leave it out)",
         ),
+        (
+            ("hf://owner/name", "oci://ghcr.io/owner/name:v1"),
+            "12: model.revision: the source has a tag or a digest already (leave it out)",
+        ),
+        (("  files:", "  allow: pickle\n  files:"), "13: model.allow: not a list (one entry with `- ` for each)"),
+        (("  files:", "  allow: []\n  files:"), "13: model.allow: not a list"),
+        (("  files:", "  allow: [pickle, all]\n  files:"), "13: model.allow: `all` is not right (one of remote-"),
+        (("  files:", "  allow: [[pickle]]\n  files:"), "13: model.allow: no value (what may be taken"),
     ],
     ids=lambda value: value.split(" (")[0].replace(" ", "-") if isinstance(value, str) else None,
 )
@@ -146,6 +192,7 @@ def test_one_mistake(change: tuple[str, str], message: str, path: Path) -> None:
             WHEEL.replace("  files:\n    - path: a.gguf\n      size: 100 MB\n", ""),
             "10: model.files: a wheel needs its one model file with path and sha256",
         ),
+        (LINK, "12: model.source: one file from anywhere needs its hash (#sha256="),
         ("", "1: the file is empty (a mapping with description, rank"),
         ("# only a comment\n", "1: the file is empty"),
         ("just a word", "1: the file: not a mapping (description, rank"),
@@ -157,7 +204,7 @@ def test_one_mistake(change: tuple[str, str], message: str, path: Path) -> None:
         ("[" * 100_000, "1: the file: nests deeper than any profile"),
     ],
     ids=[
-        *("wheel without hash", "wheel without files", "empty", "comment", "word", "list", "unclosed", "tab"),
+        *("wheel without hash", "wheel without files", "link", "empty", "comment", "word", "list", "unclosed", "tab"),
         *("control character", "two documents", "deep"),
     ],
 )

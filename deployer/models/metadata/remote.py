@@ -1,4 +1,4 @@
-"""Metadata of a model that is not here: headers by range requests from the Hub or a mirror, never weights.
+"""Metadata of a model that is not here: headers by range requests from a hub or a registry, never weights.
 
 Of safetensors files the header is asked for: some 10 to 100 kB each. A GGUF header holds the vocabulary before the
 list of tensors, so it takes 1 to 10 MB; of it only what is missing is asked for, in growing steps.
@@ -7,14 +7,15 @@ list of tensors, so it takes 1 to 10 MB; of it only what is missing is asked for
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from deployer.description import Description, Tensor
 from deployer.errors import ModelError, SourceUnreachable
 from deployer.fetch import Web
+from deployer.fetch.wanted import Address
 from deployer.frozen import dataclass
 from deployer.models.metadata import gguf, safetensors
 from deployer.models.metadata.config import chat_template
@@ -33,10 +34,10 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Remote:
-    """A model of the Hub: `revision` is the resolved commit, `file` the GGUF file, None for safetensors.
+    """A model of a hub or a registry: `revision` is the resolved commit or digest.
 
-    `download` are the bytes that an engine needs; `others` names the GGUF files that could be had instead; `fetched`
-    is how many bytes were read to know all this.
+    `file` is the GGUF file, None for safetensors; `download` are the bytes that an engine needs; `others` names the
+    GGUF files that could be had instead; `fetched` is how many bytes were read to know all this.
     """
 
     description: Description
@@ -48,18 +49,23 @@ class Remote:
 
 
 def describe(choice: ModelChoice, web: Web, *, file: str | None = None) -> Remote:
-    """The model of an hf:// source, by its metadata.
+    """The model of a source that serves files over HTTP, by its metadata.
 
     `file` is a GGUF file or a word of its name, as `Q4_K_M`. Without it, safetensors are preferred, then `Q4_K_M`.
     Raises ModelError for what is no model or is gated, SourceUnreachable.
     """
     from deployer.models.sources import source_of
 
+    source = source_of(choice.source)
+    if source.addresses is None:
+        raise ModelError(f"the headers of {choice.source} cannot be read before it is here", hint="deployer pull it")
+    addresses = source.addresses
     with web.client() as client:
-        listing = source_of(choice.source).listing(choice, client, web)
+        listing = source.listing(choice, client, web)
+        files = {f.path: f for f in listing.files}
         sizes = {f.path: f.size or 0 for f in listing.files}
-        base = f"{web.hub.rstrip('/')}/{choice.source.removeprefix('hf://')}/resolve/{listing.revision}"
-        get = _Ranges(client, base, web)
+        # the last address is the origin's: who is not trusted is not asked for what has no hash of its own
+        get = _Ranges(client, lambda path: addresses(choice, listing, files[path], client, web)[-1])
         ggufs = tuple(sorted(p for p in sizes if p.endswith(".gguf") and "mmproj" not in p))
         weights = sorted(p for p in sizes if p.endswith(".safetensors") and "/" not in p)
         wanted = _pick(ggufs, file) if ggufs and (file or not weights) else None
@@ -102,14 +108,11 @@ def _parts(wanted: str, ggufs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Ranges:
-    """First bytes of the files of one repository; `read` counts what came."""
+    """First bytes of the files of one model; `read` counts what came. `where` is the address of a file."""
 
-    def __init__(self, client: httpx.Client, base: str, web: Web) -> None:
+    def __init__(self, client: httpx.Client, where: Callable[[str], Address]) -> None:
         self.read = 0
-        self._client, self._base = client, base
-        self._headers = {"Accept-Encoding": "identity"}
-        if web.token:
-            self._headers["Authorization"] = f"Bearer {web.token}"
+        self._client, self._where = client, where
 
     def safetensors(self, paths: list[str], names: tuple[str, ...]) -> Description:
         config = json.loads(self._head("config.json", _MOST))
@@ -152,11 +155,12 @@ class _Ranges:
         """Bytes from `begin` to before `end`, fewer at the end of the file."""
         import httpx
 
-        url = f"{self._base}/{quote(path)}"
-        headers = {**self._headers, "Range": f"bytes={begin}-{end - 1}"}
+        address = self._where(path)
+        url = address.public
+        headers = {**address.ask(), "Range": f"bytes={begin}-{end - 1}"}
         found = bytearray()
         try:
-            with self._client.stream("GET", url, headers=headers) as answer:
+            with self._client.stream("GET", address.url, headers=headers) as answer:
                 if answer.status_code == 416:
                     return b""
                 if answer.status_code >= 400:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from deployer.errors import QuestionError
 from deployer.fetch import Web
-from deployer.models.sources import folder, hub, link, wheel
+from deployer.models.sources import folder, hub, link, modelscope, oci, wheel
 from deployer.models.sources.base import Listing as Listing
 from deployer.models.sources.base import RemoteFile as RemoteFile
 from deployer.models.sources.base import Source
 from deployer.profile import ModelChoice
 
-SOURCES: tuple[Source, ...] = (hub.SOURCE, link.SOURCE, wheel.SOURCE, folder.SOURCE)
+SOURCES: tuple[Source, ...] = (hub.SOURCE, modelscope.SOURCE, oci.SOURCE, link.SOURCE, wheel.SOURCE, folder.SOURCE)
 
 
 def source_of(address: str) -> Source:

@@ -52,6 +52,6 @@ class Source:
     scheme: str
     url: Callable[[str, Web], str | None]
     listing: Callable[[ModelChoice, httpx.Client, Web], Listing]
-    addresses: Callable[[ModelChoice, Listing, RemoteFile, Web], tuple[Address, ...]] | None = None
+    addresses: Callable[[ModelChoice, Listing, RemoteFile, httpx.Client, Web], tuple[Address, ...]] | None = None
     fetch: Callable[[ModelChoice, RemoteFile, Path, httpx.Client, Web, Progress], str] | None = None
     cached: Callable[[ModelChoice, RemoteFile, Web], Path | None] = lambda _choice, _file, _web: None

@@ -130,7 +130,9 @@ def _pinned(choice: ModelChoice) -> Listing | None:
     return Listing(choice.revision, files) if whole else None
 
 
-def _addresses(choice: ModelChoice, listing: Listing, file: RemoteFile, web: Web) -> tuple[Address, ...]:
+def _addresses(
+    choice: ModelChoice, listing: Listing, file: RemoteFile, client: httpx.Client, web: Web
+) -> tuple[Address, ...]:
     path = f"{_repository(choice)}/resolve/{listing.revision}/{quote(file.path)}"
     mirrors = (Address(f"{mirror.rstrip('/')}/{path}") for mirror in web.mirrors)
     return (*mirrors, Address(f"{web.hub.rstrip('/')}/{path}", _headers(web)))

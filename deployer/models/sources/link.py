@@ -53,7 +53,9 @@ def _size(client: httpx.Client, url: str) -> int:
     return int(text)
 
 
-def _addresses(choice: ModelChoice, listing: Listing, file: RemoteFile, web: Web) -> tuple[Address, ...]:
+def _addresses(
+    choice: ModelChoice, listing: Listing, file: RemoteFile, client: httpx.Client, web: Web
+) -> tuple[Address, ...]:
     return (Address(urldefrag(choice.source)[0]),)
 
 
