@@ -35,13 +35,14 @@ class Engine:
 
     `formats` are the model formats that it loads, best first; `convert` maps a format that it cannot load
     to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
-    what it needs from a source that holds more.
+    what it needs from a source that holds more. `folder` is where its programs are in its images.
     """
 
     name: str
     formats: tuple[str, ...]
     own_key: bool
     files: tuple[str, ...]
+    folder: str
     arguments: Callable[[Job], tuple[str, ...]]
     health: str = "/health"
     convert: Mapping[str, str] = field(default_factory=dict)
