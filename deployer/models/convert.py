@@ -1,4 +1,4 @@
-"""How a model becomes one in another format: what can become what, by which programs. `plan.convert` runs them."""
+"""How a model becomes one in another format: what can become what, by which programs. `plan.conversion` runs them."""
 
 from __future__ import annotations
 

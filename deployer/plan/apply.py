@@ -31,7 +31,7 @@ from deployer.models.convert import target
 from deployer.models.pull import pull
 from deployer.plan import acceptance
 from deployer.plan.acceptance import Measured
-from deployer.plan.convert import Workshop, convert
+from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
 from deployer.plan.resolve import Choice
 from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
