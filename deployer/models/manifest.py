@@ -202,6 +202,10 @@ def quantization_of(weights: Path) -> str | None:
     how = config.get("quantization_config")
     if isinstance(how, dict) and isinstance(how.get("quant_method"), str):
         bits = how.get("bits") or ("4" if how.get("load_in_4bit") else "8" if how.get("load_in_8bit") else "")
+        groups = how.get("config_groups")
+        for group in groups.values() if isinstance(groups, dict) else ():  # of compressed-tensors
+            kept = group.get("weights") if isinstance(group, dict) else None
+            bits = bits or (kept.get("num_bits") if isinstance(kept, dict) else None) or ""
         return f"{how['quant_method']}{f' {bits}-bit' if bits else ''}"
     for key in ("dtype", "torch_dtype"):
         for level in (config, text):

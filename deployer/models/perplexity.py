@@ -20,7 +20,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     tokens = tokenizer(text)["input_ids"]
-    first = tokenizer("")["input_ids"][:1]  # what it puts before every text
+    bos = [tokenizer.bos_token_id]
+    first = bos if tokens[:1] == bos else []
     scores = []
     for start in range(0, len(tokens) - window + 1, window):
         ids = torch.tensor([first + tokens[start + len(first) : start + window]])

@@ -60,7 +60,6 @@ def convert(origin: Model, wanted: how.Target, shop: Workshop, *, program: str |
             for left in folder.iterdir():  # of a conversion that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             with shop.home.scratch("convert") as scratch:
-                scratch.chmod(0o755)  # programs in containers run as another user
                 (between := scratch / "between").mkdir()
                 paths = {"in": origin.folder, "out": folder, "between": between}
                 for task in tasks:
