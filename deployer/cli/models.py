@@ -9,9 +9,9 @@ import click
 
 from deployer import plan
 from deployer.cli import push, show
-from deployer.cli.place import Place, place
-from deployer.errors import HashMismatch, ModelError, QuestionError, Refused
-from deployer.models import Model, Store
+from deployer.cli.place import Place, build_options, place
+from deployer.errors import HashMismatch, ModelError, QuestionError, Refused, RuntimeUnavailable
+from deployer.models import Model, Store, convert
 from deployer.models.pack import pack, unpack
 from deployer.quantity import format_size
 
@@ -79,8 +79,60 @@ def show_(ctx: click.Context, name: str, as_json: bool) -> None:
     for key, value in lines.items():
         if value is not None:
             show.out(f"{key:15} {value}")
+    for step in one.recipe:
+        show.out(f"{'made by':15} {step.tool} {' '.join(step.arguments[1:])}")
+        show.out(f"{'':15} of {step.engine}")
+    for line in _lost(one):
+        show.out(f"{'perplexity':15} {line}")
     for file in one.files:
         show.out(f"{'':15} {file.sha256}  {format_size(file.size):>8}  {file.path}")
+
+
+@command.command("convert")
+@click.argument("name", metavar="MODEL")
+@click.option("--to", "wanted", metavar="FORMAT", required=True, help="safetensors, int8, int4, gguf:Q4_K_M …")
+@click.option("--runtime", type=click.Choice(["docker", "process"]),
+              help="What runs it.  [default: docker if it answers]")  # fmt: skip
+@click.option("--no-measure", is_flag=True, help="Do not measure perplexity; the same command does so later.")
+@as_json_option
+@build_options
+@click.pass_context
+def convert_(
+    ctx: click.Context,
+    /,
+    name: str,
+    wanted: str,
+    runtime: str | None,
+    no_measure: bool,
+    as_json: bool,
+    **ways: str | None,
+) -> None:
+    """Make of MODEL a model in another FORMAT, once, and say what that cost.
+
+    GGUF becomes `safetensors`; safetensors in 16 bits become `gguf:` with one of llama.cpp's types, or `int8` and
+    `int4` for transformers; GGUF in 16 bits becomes a smaller `gguf:`. The perplexity of both is measured on a text
+    that comes with deployer, and kept with the recipe in the result's manifest.
+    """
+    here, screen = place(ctx, **ways), show.Screen()
+    store, to = Store(here.home), convert.target(wanted)
+    origin = _find(store, name)
+    there = store.get(convert.identity(origin.id, to))
+    if there is None:
+        convert.ways(origin, to)  # what cannot be made is said before a runtime is looked for
+    if there is None or not (no_measure or there.loss):
+        here.home.sweep()
+        shop = plan.Workshop(here.home, here.web, here.settings(), here.runtime(_runtime(here, runtime)), screen)
+        one = plan.convert(origin, to, shop)
+        one = one if no_measure else plan.measure(origin, one, shop)
+    else:
+        one = there
+    if as_json:
+        show.show_json(_row(store, one))
+        return
+    screen.say(f"{one.id} {'was there already' if there else 'is there'}: {format_size(one.size)}")
+    for line in _lost(one):
+        screen.say(line)
+    show.out(str(one.weights))
 
 
 @command.command("verify")
@@ -189,11 +241,54 @@ def _row(store: Store, one: Model) -> dict[str, Any]:
         "context": one.context,
         "chat_template": one.chat_template,
         "allowed": list(one.allowed),
+        "recipe": [{"tool": s.tool, "engine": s.engine, "arguments": list(s.arguments)} for s in one.recipe],
+        "loss": _loss(one),
         "path": str(one.weights),
         "size": one.size,
         "shared": store.shared(one),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in one.files],
     }
+
+
+def _loss(one: Model) -> dict[str, Any] | None:
+    """What the conversion cost, with the text and the tools it was measured with."""
+    if (loss := one.loss) is None:
+        return None
+    both = {
+        which: {
+            "perplexity": round(p.value, 4), "standard_error": round(p.value * p.error, 4),
+            "tool": p.tool, "engine": p.engine,
+        }
+        for which, p in (("original", loss.original), ("result", loss.result))
+    }  # fmt: skip
+    error = loss.change_error
+    return {
+        "text_sha256": loss.text, "window": loss.window, "tokens": loss.tokens, **both,
+        "change": round(loss.change, 6), "change_standard_error": None if error is None else round(error, 6),
+    }  # fmt: skip
+
+
+def _lost(one: Model) -> list[str]:
+    """The perplexities of original and result, as lines; none where they were not measured."""
+    if (loss := one.loss) is None:
+        return []
+    error = f" ± {loss.change_error:.2%}" if loss.change_error is not None else ", of texts cut differently"
+    pairs = (("original", loss.original), ("result", loss.result))
+    return [
+        *(f"{which:8} {p.value:.3f} ± {p.value * p.error:.3f}  {p.tool}" for which, p in pairs),
+        f"change   {loss.change:+.2%}{error}, on {loss.tokens:,} tokens",
+    ]
+
+
+def _runtime(here: Place, asked: str | None) -> str:
+    """As asked, else docker when it answers, else process."""
+    if asked:
+        return asked
+    try:
+        here.runtime("docker").units()
+    except RuntimeUnavailable:
+        return "process"
+    return "docker"
 
 
 def _find(store: Store, name: str, *, damaged: bool = False) -> Model:

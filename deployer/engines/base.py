@@ -38,13 +38,15 @@ class Engine:
 
     `formats` are the model formats that it loads, best first; `convert` maps a format that it cannot load
     to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
-    what it needs from a source that holds more. `compiles`: it makes programs when it starts, and runs them.
+    what it needs from a source that holds more. `folder` is where its programs are
+    in its images. `compiles`: it makes programs when it starts, and runs them.
     """
 
     name: str
     formats: tuple[str, ...]
     own_key: bool
     files: tuple[str, ...]
+    folder: str
     arguments: Callable[[Job], tuple[str, ...]]
     health: str = "/health"
     convert: Mapping[str, str] = field(default_factory=dict)

@@ -40,6 +40,7 @@ ENGINE = Engine(
     formats=("gguf",),
     own_key=True,
     files=("*.gguf",),
+    folder="/opt/llamacpp",
     arguments=_arguments,
     error=re.compile(r"\bE\s|error|failed|cannot|unable|unknown model", re.IGNORECASE),
 )

@@ -25,6 +25,7 @@ ENGINE = Engine(
     formats=("safetensors",),
     own_key=False,
     files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+    folder="/opt/venv/bin",
     arguments=_arguments,
     convert={"gguf": "safetensors"},
     environment={

@@ -34,6 +34,7 @@ ENGINE = Engine(
     formats=("safetensors",),
     own_key=False,  # its key would stand in its arguments, and guards /v1 alone
     files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+    folder="/opt/venv/bin",
     arguments=_arguments,
     # FlashInfer's sampler would be compiled at every start, for minutes, because nothing that is written stays.
     environment={"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"},

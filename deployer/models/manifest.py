@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from deployer.home import read_json, write_json
 from deployer.models.headers import Header, format_of, read_header
 
 MANIFEST = "manifest.json"
-SCHEMA = 2  # 1 had no `schema`, no licence and no blobs; it is still read
+SCHEMA = 3  # 2 had no recipe and no loss, 1 no `schema`, no licence and no blobs; both are still read
 SAFE = (".safetensors", ".gguf")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 QUANTIZATION = re.compile(
@@ -32,11 +34,67 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One program that a conversion ran. `engine` is the image with its id, or the folder of the engine."""
+
+    tool: str
+    engine: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a model on a text: `windows` are the mean negative log-likelihoods of each window, in nats.
+
+    `error` is the standard error of their mean over tokens: how far another text of this kind may lie.
+    """
+
+    windows: tuple[float, ...]
+    error: float
+    tool: str
+    engine: str
+
+    @property
+    def value(self) -> float:
+        return math.exp(statistics.fmean(self.windows))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a conversion cost: perplexity of original and result on the text with this SHA-256, in windows of tokens."""
+
+    text: str
+    window: int
+    original: Perplexity
+    result: Perplexity
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are scored: of each window the second half, whose first one is only read."""
+        return len(self.result.windows) * (self.window - 1 - self.window // 2)
+
+    @property
+    def change(self) -> float:
+        """How much larger the result's perplexity is, as a share: 0.02 for 2 %."""
+        return self.result.value / self.original.value - 1
+
+    @property
+    def change_error(self) -> float | None:
+        """Standard error of `change` from the differences of single windows; None where they are not the same ones."""
+        pairs = list(zip(self.original.windows, self.result.windows, strict=False))
+        if len(self.original.windows) != len(self.result.windows) or len(pairs) < 2:
+            return None
+        spread = statistics.stdev(after - before for before, after in pairs)
+        return (1 + self.change) * spread / math.sqrt(len(pairs))
+
+
+@dataclass(frozen=True)
 class Model:
     """A model of the store. `revision` is the resolved commit of an hf:// source.
 
     `quantization` is what the weights are kept in, as their makers call it; `context` is in tokens. What the
-    source does not tell is None. `allowed` are the loosenings that its pull needed.
+    source does not tell is None. `allowed` are the loosenings that its pull needed. Of a conversion `recipe` is how it
+    was made and `loss` what it cost, None where nobody measured it.
     """
 
     id: str
@@ -51,6 +109,8 @@ class Model:
     context: int | None = None
     chat_template: bool | None = None
     allowed: tuple[str, ...] = ()
+    recipe: tuple[Step, ...] = ()
+    loss: Loss | None = None
 
     @property
     def weights(self) -> Path:
@@ -82,6 +142,13 @@ def write_manifest(folder: Path, model: Model, added: str) -> None:
     write_json(folder / MANIFEST, {"schema": SCHEMA, "id": model.id, "added": added, **raw})
 
 
+def keep_loss(model: Model, loss: Loss) -> Model:
+    """Writes into the manifest what the conversion cost. The caller is the model's one writer."""
+    raw = read_json(model.folder / MANIFEST) or {}
+    write_json(model.folder / MANIFEST, {**raw, "schema": SCHEMA, "loss": asdict(loss)})
+    return replace(model, loss=loss)
+
+
 def describe(
     id_: str,
     folder: Path,
@@ -92,6 +159,8 @@ def describe(
     converted_from: str | None = None,
     licence: str | None = None,
     allowed: tuple[str, ...] = (),
+    recipe: tuple[Step, ...] = (),
+    loss: Loss | None = None,
 ) -> Model:
     """What the headers in `folder` say of the model. Raises ModelError when they cannot be read."""
     names = [f.path for f in files]
@@ -112,6 +181,8 @@ def describe(
         context=header.context,
         chat_template=header.chat_template,
         allowed=allowed,
+        recipe=recipe,
+        loss=loss,
     )
 
 
@@ -131,6 +202,10 @@ def quantization_of(weights: Path) -> str | None:
     how = config.get("quantization_config")
     if isinstance(how, dict) and isinstance(how.get("quant_method"), str):
         bits = how.get("bits") or ("4" if how.get("load_in_4bit") else "8" if how.get("load_in_8bit") else "")
+        groups = how.get("config_groups")
+        for group in groups.values() if isinstance(groups, dict) else ():  # of compressed-tensors
+            kept = group.get("weights") if isinstance(group, dict) else None
+            bits = bits or (kept.get("num_bits") if isinstance(kept, dict) else None) or ""
         return f"{how['quant_method']}{f' {bits}-bit' if bits else ''}"
     for key in ("dtype", "torch_dtype"):
         for level in (config, text):
@@ -174,4 +249,13 @@ def _model(folder: Path, raw: Any) -> Model:
         context=raw.get("context", header.get("context")),
         chat_template=raw.get("chat_template", header.get("chat_template")),
         allowed=tuple(raw.get("allowed", ())),
+        recipe=tuple(Step(**{**step, "arguments": tuple(step["arguments"])}) for step in raw.get("recipe", ())),
+        loss=_loss(raw.get("loss")),
     )
+
+
+def _loss(raw: Any) -> Loss | None:
+    if raw is None:
+        return None
+    both = [Perplexity(**{**raw[one], "windows": tuple(raw[one]["windows"])}) for one in ("original", "result")]
+    return Loss(raw["text"], raw["window"], both[0], both[1])

@@ -96,7 +96,8 @@ def unpack(store: Store, source: Path, progress: Progress) -> tuple[Model, ...]:
                     progress.amount(source.name, done, total)
                 found[one.id] = store.add(
                     one.id, source=one.source, revision=one.revision, converted_from=one.converted_from,
-                    licence=one.licence, allowed=one.allowed, make=partial(_known, hashes),
+                    licence=one.licence, allowed=one.allowed, recipe=one.recipe, loss=one.loss,
+                    make=partial(_known, hashes),
                 )  # fmt: skip
             return tuple(found[one.id] for one in wanted)
     except (tarfile.TarError, EOFError) as error:

@@ -23,7 +23,16 @@ from deployer import resources
 from deployer.errors import Busy, HashMismatch, ModelError
 from deployer.frozen import dataclass
 from deployer.home import Home, sync_folder
-from deployer.models.manifest import MANIFEST, Model, StoredFile, describe, read_manifest, write_manifest
+from deployer.models.manifest import (
+    MANIFEST,
+    Loss,
+    Model,
+    Step,
+    StoredFile,
+    describe,
+    read_manifest,
+    write_manifest,
+)
 from deployer.profile import ModelChoice
 from deployer.progress import Progress, Silent
 
@@ -168,7 +177,8 @@ class Store:
 
     def add(
         self, id_: str, *, source: str, revision: str | None, converted_from: str | None = None,
-        licence: str | None = None, allowed: tuple[str, ...] = (), make: Callable[[Path], Mapping[str, str]],
+        licence: str | None = None, allowed: tuple[str, ...] = (), recipe: Sequence[Step] = (),
+        loss: Loss | None = None, make: Callable[[Path], Mapping[str, str]],
     ) -> Model:  # fmt: skip
         """Calls `make` to fill a folder, then puts it into the store in one rename.
 
@@ -188,7 +198,7 @@ class Store:
             files.append(StoredFile(name, path.stat().st_size, sha256))
         model = describe(
             id_, folder, files, source=source, revision=revision, converted_from=converted_from,
-            licence=licence, allowed=allowed,
+            licence=licence, allowed=allowed, recipe=tuple(recipe), loss=loss,
         )  # fmt: skip
         for below in {path.parent for path in folder.rglob("*")}:
             sync_folder(below)

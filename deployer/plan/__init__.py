@@ -10,6 +10,9 @@ from deployer.plan.apply import apply as apply
 from deployer.plan.apply import as_json as as_json
 from deployer.plan.apply import describe as describe
 from deployer.plan.apply import healthy as healthy
+from deployer.plan.conversion import Workshop as Workshop
+from deployer.plan.conversion import convert as convert
+from deployer.plan.conversion import measure as measure
 from deployer.plan.record import Record as Record
 from deployer.plan.record import forget as forget
 from deployer.plan.record import load_record as load_record

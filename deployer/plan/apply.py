@@ -28,9 +28,11 @@ from deployer.home import Home, write_whole
 from deployer.images import builder
 from deployer.images.bake import BuildSettings
 from deployer.models import metadata
+from deployer.models.convert import target
 from deployer.models.pull import pull
 from deployer.plan import acceptance, history
 from deployer.plan.acceptance import Measured
+from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
 from deployer.plan.resolve import Choice
 from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
@@ -98,7 +100,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                         progress=world.progress,
                     )  # fmt: skip
                 case Convert():
-                    _convert(step, choice, world)
+                    _convert(step, world)
                 case Fit():
                     _fit(step, choice, world)
                 case Replace():
@@ -160,27 +162,12 @@ def _build(step: Build, world: World) -> None:
     builder.build((target,), settings, home=world.home, web=world.web, progress=world.progress)
 
 
-def _convert(step: Convert, choice: Choice, world: World) -> None:
-    store = models.Store(world.home)
-    origin = store.get(step.model)
+def _convert(step: Convert, world: World) -> None:
+    origin = models.Store(world.home).get(step.model)
     assert origin is not None
-    with world.home.lock(f"model-{step.converted}", waiting=world.progress.say):
-        if store.get(step.converted):
-            return
-
-        def make(folder: Path) -> dict[str, str]:
-            for left in folder.iterdir():  # of a conversion that was killed
-                left.unlink()
-            world.runtime.convert(step.program, origin.weights, folder, world.progress)
-            return {}
-
-        store.add(
-            step.converted,
-            source=origin.source,
-            revision=origin.revision,
-            converted_from=origin.id,
-            make=make,
-        )
+    shop = Workshop(world.home, world.web, world.build, world.runtime, world.progress)
+    convert(origin, target("safetensors"), shop, program=step.program)
+    world.progress.say(f"what it lost was not measured: deployer models convert {step.model} --to safetensors")
 
 
 def _fit(step: Fit, choice: Choice, world: World) -> None:

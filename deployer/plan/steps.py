@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from deployer import models, resources
+from deployer import resources
 from deployer.engines import Job
 from deployer.frozen import dataclass
 from deployer.home import Home
@@ -80,7 +80,7 @@ class Convert:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        return (f"python {models.CONVERTER} …/{self.model}/*.gguf …/{self.converted}",)
+        return (f"deployer models convert {self.model} --to safetensors --no-measure",)
 
 
 @dataclass(frozen=True)

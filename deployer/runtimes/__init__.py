@@ -9,6 +9,7 @@ from deployer.home import Home
 from deployer.runtimes.base import Inside as Inside
 from deployer.runtimes.base import Launch as Launch
 from deployer.runtimes.base import Mount as Mount
+from deployer.runtimes.base import Once as Once
 from deployer.runtimes.base import Part as Part
 from deployer.runtimes.base import Runtime as Runtime
 from deployer.runtimes.base import Unit as Unit

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from deployer.frozen import dataclass
@@ -83,6 +84,29 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Once:
+    """A program that runs to its end, of the engine `program` (an image, or the path of its main program).
+
+    `{key}` in `arguments` is where the program sees `paths[key]`, which it only reads unless `writable` has the key.
+    `folder` is where programs are in the engine's image. `purpose` is what only one job at a time works for: what an
+    earlier one left when it was killed is ended first.
+    """
+
+    program: str
+    folder: str
+    arguments: tuple[str, ...]
+    paths: Mapping[str, Path]
+    writable: tuple[str, ...] = ()
+    purpose: str = ""
+
+    @property
+    def title(self) -> str:
+        """The program, or the script that Python runs."""
+        word = self.arguments[1 if self.arguments[0] == "python" else 0]
+        return PurePath(fill(word, {key: str(path) for key, path in self.paths.items()})).name
+
+
+@dataclass(frozen=True)
 class Inside:
     """Where a part finds things: paths and addresses as the program itself sees them."""
 
@@ -132,8 +156,17 @@ class Runtime(Protocol):
     def has_image(self, reference: str) -> bool:
         """Whether the image is on this host; False where there are no images."""
 
-    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
-        """Runs the GGUF converter in the engine `program` (an image or a Python), from `source` to `target`."""
+    def once(self, job: Once, progress: Progress) -> str:
+        """Runs the job to its end, without a network where there are containers; what it said, errors too."""
+
+    def engine_folder(self, program: str, folder: str, name: str, scratch: Path) -> Path:
+        """What is called `name` beside the programs of the engine `program`, on this host; `scratch` may hold it.
+
+        `folder` is where programs are in the engine's image.
+        """
+
+    def named(self, program: str) -> str:
+        """The engine `program` so that it can be told apart from any other build of it."""
 
 
 def resident(pids: Iterable[int]) -> int:
@@ -163,3 +196,37 @@ def port_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def fill(word: str, paths: Mapping[str, str]) -> str:
+    """`word` with `{key}` replaced by the path of that key."""
+    return re.sub(r"\{(\w+)\}", lambda found: paths.get(found[1], found[0]), word)
+
+
+def ending(code: int) -> str:
+    """How a program ended, in words; 137 and -9 are what the kernel does when memory runs out."""
+    killed = code in (137, -9)
+    return "it was killed: is there enough memory?" if killed else f"exit code {code}"
+
+
+_COUNTS = (
+    re.compile(r"^\[ *(\d+)/ *(\d+)\]"),  # llama-quantize
+    re.compile(r"^(\d+)/(\d+) "),  # our scripts
+)
+
+
+def watched(lines: Iterable[str], title: str, progress: Progress) -> str:
+    """All the lines as one text; what they count is shown."""
+    said = []
+    for line in lines:
+        said.append(line)
+        for pattern in _COUNTS:
+            if found := pattern.match(line):
+                progress.amount(title, int(found[1]), int(found[2]), "parts")
+    return "\n".join(said)
+
+
+def errors_in(said: str) -> list[str]:
+    """The last lines that speak of an error, or just the last ones."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return [line for line in lines if re.search(r"error|failed|killed|memory", line, re.IGNORECASE)][-5:] or lines[-5:]

@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
+import re
 import shutil
-from collections.abc import Hashable, Iterator
+import tarfile
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployer import models
 from deployer.errors import LaunchError, RuntimeUnavailable
 from deployer.home import Home, write_whole
 from deployer.progress import Progress
-from deployer.runtimes.base import Inside, Launch, Mount, Part, Unit, resident
+from deployer.runtimes.base import (
+    Inside,
+    Launch,
+    Mount,
+    Once,
+    Part,
+    Unit,
+    ending,
+    errors_in,
+    fill,
+    resident,
+    watched,
+)
+from deployer.runtimes.shell import PORT, as_command
 from deployer.sizing.memory import SHARED
 
 if TYPE_CHECKING:
     import docker as sdk
 
 USER = 10001  # of the images in images/
-PORT = 8080  # inside containers
 _LABEL = "io.deployer"
 _STOP_S = 10
 _SCRATCH = "size=1g,mode=1777"  # Docker adds noexec, nosuid, nodev
@@ -143,15 +155,10 @@ class DockerRuntime:
             stream = self._engine().api.logs(
                 container["Id"], stream=True, follow=follow, tail=lines if lines else "all"
             )
-            rest = b""
-            for chunk in stream:
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield from (prefix + line.decode(errors="replace").rstrip("\r") for line in whole)
-            if rest:
-                yield prefix + rest.decode(errors="replace")
+            yield from (prefix + line for line in _lines(stream))
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
-        return tuple(_as_command(self._create(launch, part), part) for part in launch.parts)
+        return tuple(as_command(self._create(launch, part), part) for part in launch.parts)
 
     def has_image(self, reference: str) -> bool:
         import docker.errors
@@ -162,46 +169,77 @@ class DockerRuntime:
             return False
         return True
 
-    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
+    def once(self, job: Once, progress: Progress) -> str:
         import docker.errors
 
         engine = self._engine()
-        for left in engine.containers.list(all=True, filters={"label": f"{_LABEL}.once={self._tag}"}):
-            left.remove(force=True)  # of an `up` that was killed
-        if os.geteuid() == 0:
-            os.chown(target, USER, USER)
+        mine = hashlib.sha256(job.purpose.encode()).hexdigest()[:12]
+        for left in engine.api.containers(all=True, filters={"label": f"{_LABEL}.once={self._tag}"}):
+            labels = left["Labels"]  # of a command that was killed
+            if labels.get(f"{_LABEL}.purpose") == mine or not Path("/proc", labels.get(f"{_LABEL}.pid", "-")).exists():
+                engine.api.remove_container(left["Id"], force=True)
+        outside = [job.paths[key] for key in job.writable] if os.geteuid() == 0 else []
+        paths = {key: f"/{key}/{path.name}" if path.is_file() else f"/{key}" for key, path in job.paths.items()}
+        first, *rest = (fill(word, paths) for word in job.arguments)
         container = None
         try:
+            for path in outside:
+                os.chown(path, USER, USER)
             container = engine.containers.create(
-                program,
-                entrypoint=["python3", "/convert.py"],
-                command=[f"/in/{source.name}", "/out"],
+                job.program,
+                entrypoint=[f"{job.folder}/{first}"],
+                command=rest,
                 volumes={
-                    str(models.CONVERTER): {"bind": "/convert.py", "mode": "ro"},
-                    str(source.parent): {"bind": "/in", "mode": "ro"},
-                    str(target): {"bind": "/out", "mode": "rw"},
+                    str(path): {"bind": paths[key], "mode": "rw" if key in job.writable else "ro"}
+                    for key, path in job.paths.items()
                 },
-                name=f"deployer-convert-{self._tag}",
+                name=f"deployer-once-{mine}-{self._tag}",
                 user=self._user(),
                 network_mode="none",
                 read_only=True,
                 tmpfs={"/tmp": _SCRATCH},
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
-                labels={f"{_LABEL}.once": self._tag},
-            )
+                pids_limit=2048,
+                labels={
+                    f"{_LABEL}.once": self._tag, f"{_LABEL}.purpose": mine, f"{_LABEL}.pid": str(os.getpid()),
+                },
+            )  # fmt: skip
             container.start()
-            if container.wait()["StatusCode"]:
-                said = container.logs(tail=5).decode(errors="replace")
-                raise LaunchError("the conversion failed", evidence=said.strip().splitlines())
+            said = watched(_lines(container.logs(stream=True, follow=True)), job.title, progress)
+            if code := container.wait()["StatusCode"]:
+                raise LaunchError(f"{job.title} failed ({ending(code)})", evidence=errors_in(said))
+            return said
         except docker.errors.APIError as error:
-            raise LaunchError(f"the conversion could not be started: {error.explanation or error}") from error
+            raise LaunchError(f"{job.title} could not be started: {error.explanation or error}") from error
         finally:
             if container is not None:
                 container.remove(force=True)
-            if os.geteuid() == 0:
-                for path in (target, *target.rglob("*")):
-                    shutil.chown(path, 0, 0)
+            for path in (one for folder in outside for one in (folder, *folder.rglob("*"))):
+                shutil.chown(path, 0, 0)
+
+    def engine_folder(self, program: str, folder: str, name: str, scratch: Path) -> Path:
+        import docker.errors
+
+        container = None
+        try:
+            labels = {f"{_LABEL}.once": self._tag, f"{_LABEL}.pid": str(os.getpid())}
+            container = self._engine().containers.create(program, labels=labels)
+            pieces, _ = container.get_archive(f"{folder}/{name}")
+            with (scratch / f"{name}.tar").open("w+b") as file:
+                file.writelines(pieces)
+                file.seek(0)
+                with tarfile.open(fileobj=file) as archive:
+                    archive.extractall(scratch, filter="data")
+        except docker.errors.APIError as error:
+            raise LaunchError(f"{name} cannot be taken out of {program}: {error.explanation or error}") from error
+        finally:
+            if container is not None:
+                container.remove(force=True)
+        return scratch / name
+
+    def named(self, program: str) -> str:
+        return f"{program} {self._engine().images.get(program).id}"
 
     def _engine(self) -> sdk.DockerClient:
         if self._client is None:
@@ -336,26 +374,13 @@ class DockerRuntime:
             os.chown(target, USER, USER)
 
 
-def _as_command(create: dict[str, Any], part: Part) -> str:
-    host = create["host_config"]
-    words = ["docker", "run", "-d", "--name", create["name"], "--user", create["user"], "--read-only"]
-    words += ["--tmpfs", f"/tmp:{host['Tmpfs']['/tmp']}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    words += ["--pids-limit", str(host["PidsLimit"]), "--network", host["NetworkMode"]]
-    if "ShmSize" in host:
-        words += ["--shm-size", str(host["ShmSize"])]
-    if create["networking_config"]:
-        words += ["--network-alias", part.role]
-    for bindings in (host.get("PortBindings") or {}).values():
-        words += ["-p", f"{bindings[0]['HostIp']}:{bindings[0]['HostPort']}:{PORT}"]
-    for bind in host.get("Binds") or ():
-        words += ["-v", bind]
-    for key, value in create["environment"].items():
-        words += ["-e", f"{key}={value}"]
-    if part.gpus and part.gpu_injection == "cdi":
-        words += [word for gpu in part.gpus for word in ("--device", f"nvidia.com/gpu={gpu}")]
-    elif part.gpus:
-        words += ["--gpus", f'"device={",".join(part.gpus)}"']
-    return shlex.join([*words, str(create["image"]), *create["command"]])
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = re.split(rb"\r?\n|\r", rest + chunk)
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def _hint(text: str) -> str | None:

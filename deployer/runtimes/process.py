@@ -17,12 +17,23 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from deployer import models
 from deployer.errors import LaunchError
 from deployer.home import Home, read_json, write_json
 from deployer.progress import Progress
 from deployer.runtimes import supervisor
-from deployer.runtimes.base import ENGINE_PORT, Inside, Launch, Mount, Unit, resident
+from deployer.runtimes.base import (
+    ENGINE_PORT,
+    Inside,
+    Launch,
+    Mount,
+    Once,
+    Unit,
+    ending,
+    errors_in,
+    fill,
+    resident,
+    watched,
+)
 
 _MARK = "DEPLOYER_UNIT"
 
@@ -160,17 +171,37 @@ class ProcessRuntime:
     def has_image(self, reference: str) -> bool:
         return False
 
-    def convert(self, program: str, source: Path, target: Path, progress: Progress) -> None:
-        python = str(Path(program).with_name("python"))
-        done = subprocess.run(
-            [python, str(models.CONVERTER), str(source), str(target)],
-            capture_output=True,
+    def once(self, job: Once, progress: Progress) -> str:
+        paths = {key: str(path) for key, path in job.paths.items()}
+        first, *rest = (fill(word, paths) for word in job.arguments)
+        keys = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+        environment = {key: value for key, value in self._environment.items() if key in keys}
+        with subprocess.Popen(
+            [str(Path(job.program).with_name(first)), *rest],
+            env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            errors="replace",
             preexec_fn=supervisor.end_with_parent,
-        )
-        if done.returncode:
-            raise LaunchError("the conversion failed", evidence=done.stderr.strip().splitlines()[-5:])
+        ) as child:
+            assert child.stdout is not None
+            try:
+                said = watched((line.rstrip("\n") for line in child.stdout), job.title, progress)
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode:
+            raise LaunchError(f"{job.title} failed ({ending(child.returncode)})", evidence=errors_in(said))
+        return said
+
+    def engine_folder(self, program: str, folder: str, name: str, scratch: Path) -> Path:
+        return Path(program).parent / name
+
+    def named(self, program: str) -> str:
+        folder = Path(program).parent
+        return (folder.parent if folder.name == "bin" else folder).name
 
     def _mark(self, unit: str) -> str:
         return f"{self._home.root}:{unit}"

@@ -38,6 +38,7 @@ _FLAGS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_ALL_WARNINGS=OFF",
 )
+_PROGRAMS = ("llama-server", "llama-quantize", "llama-perplexity")
 # This version's AMX code crashes on real AMX machines or gives wrong answers: the compiler drops the tile
 # configuration (ggml-org/llama.cpp#26954, #20824).
 _NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
@@ -48,7 +49,7 @@ def program(engine: str, variant: str, home: Home) -> Path:
     """Where the engine's program is or will be; the name changes with its pins and this CPU."""
     recipe = images.load(engine)
     if engine == "llamacpp":
-        key = "".join((*(s.sha256 for s in recipe.sources), *_FLAGS, *_NO_AMX, _cpu()))
+        key = "".join((*(s.sha256 for s in recipe.sources), *_FLAGS, *_PROGRAMS, *_NO_AMX, _cpu()))
         return home.engines / f"llamacpp-{recipe.version}-{_short(key)}" / "llama-server"
     if variant != "cpu":
         raise QuestionError(
@@ -98,11 +99,18 @@ def _llamacpp(engine: str, variant: str, target: Path, home: Home, web: Web, pro
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}"]
         where = ["-S", str(source / "vendor/llama.cpp"), "-B", str(build)]
         _run([tools["cmake"], *where, *generator, *_FLAGS, *flags], progress)
-        _run([tools["cmake"], "--build", str(build), "--target", "llama-server"], progress)
+        _run([tools["cmake"], "--build", str(build), "--target", *_PROGRAMS], progress)
         ready = scratch / "ready"
         ready.mkdir()
-        shutil.copy2(build / "bin/llama-server", ready / "llama-server")
-        shutil.copy2(source / "vendor/llama.cpp/LICENSE", ready / "LICENSE")
+        for name in _PROGRAMS:
+            shutil.copy2(build / "bin" / name, ready / name)
+        vendor = source / "vendor/llama.cpp"
+        shutil.copy2(vendor / "LICENSE", ready / "LICENSE")
+        # as in the image: the converter from safetensors, for the Python of another engine
+        for name in ("convert_hf_to_gguf.py", "conversion", "gguf-py/gguf", "gguf-py/LICENSE"):
+            dest = ready / "convert" / name
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if (vendor / name).is_dir() else shutil.copy2)(vendor / name, dest)
         _run([str(ready / "llama-server"), "--version"], progress)
         target.parent.parent.mkdir(parents=True, exist_ok=True)
         ready.rename(target.parent)

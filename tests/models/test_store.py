@@ -312,6 +312,11 @@ def test_the_quantization_is_in_the_name(name: str, expected: str | None) -> Non
         ({"text_config": {"dtype": "bfloat16"}}, "bfloat16"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq 4-bit"),
         ({"quantization_config": {"quant_method": "fp8"}, "dtype": "bfloat16"}, "fp8"),
+        (
+            {"quantization_config": {"quant_method": "c-t", "config_groups": {"a": {"weights": {"num_bits": 4}}}}},
+            "c-t 4-bit",
+        ),
+        ({"quantization_config": {"quant_method": "c-t", "config_groups": {"a": 3, "b": {"weights": None}}}}, "c-t"),
         ({}, None),
         ([], None),
     ],

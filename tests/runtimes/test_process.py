@@ -17,8 +17,9 @@ import pytest
 
 from deployer.errors import LaunchError
 from deployer.home import Home
-from deployer.runtimes import Launch, Part, ProcessRuntime
-from deployer.runtimes.base import port_free
+from deployer.progress import Silent
+from deployer.runtimes import Launch, Once, Part, ProcessRuntime
+from deployer.runtimes.base import fill, port_free
 from deployer.runtimes.supervisor import GRACE_S, SETTLED_S
 from tests.servers import unused_port, wait_until
 
@@ -467,10 +468,43 @@ def test_inside_is_this_host(runtime: ProcessRuntime, home: Home, tmp_path: Path
     assert not runtime.has_image("anything")
 
 
-def test_a_conversion_that_fails_says_why(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    from deployer.progress import Silent
+class Counted(Silent):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int | None]] = []
 
-    (tmp_path / "python").symlink_to("/bin/sh")  # it cannot read the converter
-    with pytest.raises(LaunchError, match="conversion failed") as caught:
-        runtime.convert(str(tmp_path / "engine"), tmp_path / "in.gguf", tmp_path / "out", Silent())
-    assert caught.value.evidence
+    def amount(self, title: str, done: int, total: int | None, unit: str = "B") -> None:
+        self.seen.append((title, done, total))
+
+
+def once(tmp_path: Path, code: str, **paths: Path) -> Once:
+    """A job of an engine whose one program is `sh`."""
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    return Once(str(tmp_path / "engine"), "/opt/engine", ("sh", "-c", code), paths, tuple(paths))
+
+
+def test_a_job_runs_to_its_end(home: Home, tmp_path: Path) -> None:
+    runtime = ProcessRuntime(home, {"PATH": "/usr/bin:/bin", "HF_TOKEN": "secret", "DEPLOYER_HOME": "x"})
+    seen = Counted()
+    (tmp_path / "out").mkdir()
+    job = once(tmp_path, "env; echo '[ 1/ 2] a'; echo '2/2 windows' >&2; echo done > {out}/file", out=tmp_path / "out")
+    said = runtime.once(job, seen)
+    assert (tmp_path / "out/file").read_text() == "done\n"
+    assert "secret" not in said and "DEPLOYER_HOME" not in said and "HF_HUB_OFFLINE=1" in said
+    assert [one[1:] for one in seen.seen] == [(1, 2), (2, 2)]
+    assert runtime.engine_folder(job.program, job.folder, "convert", tmp_path) == tmp_path / "convert"
+    assert runtime.named("/engines/llamacpp-1/llama-server") == "llamacpp-1"
+    assert runtime.named("/engines/transformers-1/bin/transformers") == "transformers-1"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("echo fine; echo Error: no such tensor; exit 3", "exit code 3"), ("echo x; kill -9 $$", "enough memory")],
+)
+def test_a_job_that_fails_says_why(runtime: ProcessRuntime, tmp_path: Path, code: str, said: str) -> None:
+    with pytest.raises(LaunchError, match=f"failed .*{said}") as caught:
+        runtime.once(once(tmp_path, code), Silent())
+    assert caught.value.evidence == (("Error: no such tensor",) if "Error" in code else ("x",))
+
+
+def test_words_that_name_no_path_stay() -> None:
+    assert fill("{in}/a.gguf {other} {{in}}", {"in": "/m"}) == "/m/a.gguf {other} {/m}"
