@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployer.errors import DeployerError, HashMismatch, NoSpace
-from deployer.fetch.http import EMPTY_SHA256
+from deployer.fetch.http import BULK, EMPTY_SHA256
 from deployer.fetch.partial import PART
 from deployer.frozen import dataclass
 from deployer.quantity import format_size
@@ -58,8 +58,10 @@ class Ways:
 
     connections: int = 8
     part: int = PART
-    span: int = 64 << 20  # bytes in one request
+    span: int = 64 << 20  # bytes in one request, when little is missing
+    longest: int = 512 << 20  # and when much is
     sync: int = 64 << 20  # bytes between two times that all is brought onto the disk
+    bulk: int = BULK  # answers of so many bytes are read past the HTTP library
 
 
 class Gone(Exception):
