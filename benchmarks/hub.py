@@ -1,8 +1,9 @@
 """A hub of one large model on 127.0.0.1, in a process of its own: `python benchmarks/hub.py GIGABYTES FILES`.
 
-It speaks what `deployer` and Hugging Face's own client ask of the Hub. The weights are one random block over and over, from
-another place in each file; the kernel sends them from memory (`sendfile`), so that neither a disk nor Python bounds the rate.
-Its first line is its address. `/sent` answers how many bytes of files it sent so far.
+It speaks what `deployer` and Hugging Face's own client ask of the Hub. The weights are one random block over and
+over, from another place in each file; the kernel sends them from memory (`sendfile`), so that neither a disk nor Python
+bounds the rate. Its first line is its address. `/sent` answers how many bytes of files it sent so far, and how many it
+was asked for.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ class Mirror(Hub):
         size = total // files
         made = [Large(n, size, block, memoryview(content)) for n in range(files)]
         names = [f"model-{n + 1:05}-of-{files:05}.safetensors" for n in range(files)]
-        index = {"metadata": {"total_size": total}, "weight_map": {f.tensor: n for f, n in zip(made, names, strict=True)}}
+        where = {f.tensor: n for f, n in zip(made, names, strict=True)}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
         small = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors.index.json": json.dumps(index).encode()}
         super().__init__(NAME, small, sha="5eed" + "0" * 36)
+        self._asked = 0
         self._large = {self.where(n): f for n, f in zip(names, made, strict=True)}
         for n, f in zip(names, made, strict=True):
             lfs = {"sha256": f.sha256, "size": f.size, "pointerSize": 134}
@@ -88,7 +91,7 @@ class Mirror(Hub):
     def answer(self, handler: Handler) -> None:
         path = urlsplit(handler.path).path
         if path == "/sent":
-            return handler.whole(200, str(self.sent).encode())
+            return handler.whole(200, f"{self.sent} {self._asked}".encode())
         if path.startswith(f"/api/models/{NAME}/tree/"):
             return handler.whole(200, json.dumps([_entry(s) for s in self.siblings]).encode())
         if path.startswith(f"/api/models/{NAME}/revision/") and "blobs" not in handler.path:
@@ -113,6 +116,8 @@ class Mirror(Hub):
             about["Content-Range"] = f"bytes {first}-{end - 1}/{file.size}"
         handler.start(206 if asked else 200, about)
         if handler.command == "GET":
+            with self._turn:
+                self._asked += end - first
             file.send(handler, first, end)
 
 
