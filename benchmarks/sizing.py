@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shutil
 import statistics
@@ -90,14 +91,16 @@ def compared(path: Path, context: int, slots: int, work: Path) -> dict[str, list
         if "compute buffer size" not in text:
             raise SystemExit(f"{path.name}: {text[-1000:]}")
         for slot in range(slots):
-            speed.complete({"prompt": [1 + n % 900 for n in range(700)], "n_predict": 2, "id_slot": slot})
+            speed.complete({"prompt": [1 + n % 900 for n in range(520)], "n_predict": 2, "id_slot": slot})
         resident = speed.resident(pid)
     need = memories.memory(made, "llamacpp", Use(context, slots))
     report = llamacpp.reported
-    copied = report(text, "CPU_REPACK model")  # of tensors that are mapped too; the engine lets go of those pages
-    weights = report(text, "model") - copied if "CPU_Mapped model" in text else report(text, "model")
+    weights = report(text, "model") * MIB
+    if "CPU_REPACK model" in text:  # it counts what it arranges anew twice; the file's pages are the system's to drop
+        resident -= weights - made.weights
+        weights = 0.0
     return {
-        "weights": [made.weights, weights * MIB],
+        "weights": [made.weights, weights],
         "cache": [need.part("cache"), (report(text, "KV") + report(text, "RS")) * MIB],
         "compute": [buffers.llamacpp(made, context, slots), report(text, "compute") * MIB],
         "process": [need.total - need.part("prompts"), resident],
@@ -169,13 +172,16 @@ def hf_mem(made: Description, context: int, work: Path) -> dict[str, float]:
 
 
 def error(told: float, real: float) -> float:
-    """Per cent that was told too much."""
-    return 100 * (told / real - 1) if real else 0.0
+    """Per cent that was told too much; not a number where nothing was measured."""
+    return 100 * (told / real - 1) if real else math.nan
 
 
 def span(errors: Sequence[float]) -> str:
     """The least and the most, as a table says it."""
-    low, high = min(errors), max(errors)
+    known = [e for e in errors if not math.isnan(e)]
+    if not known:
+        return "not told"
+    low, high = min(known), max(known)
     return "none" if max(abs(low), abs(high)) < 0.05 else f"{low:+.1f} to {high:+.1f} %"
 
 
@@ -194,26 +200,30 @@ def memory_table(part: dict[str, Any]) -> str:
             weights = [error(t["weights"], r["weights"][1]) for t, r in zip(theirs, alike, strict=True)]
             beside = f"{span(weights)}, {span(caches)}"
         rows.append(f"| {name} | {' | '.join(cells)} | {beside} |")
+    cells = []
     for p in PARTS_OF:
-        errors = [error(*r[p]) for r in part["rows"]]
-        rows.append(f"| **all, {p}** | median {statistics.median(errors):+.2f} %, {span(errors)} | | | | |")
+        errors = [e for r in part["rows"] if not math.isnan(e := error(*r[p]))]
+        cells.append(f"median {statistics.median(errors):+.1f} %")
+    rows.append(f"| all | {' | '.join(cells)} | |")
     return "\n".join(rows)
 
 
 def published_table(part: dict[str, Any]) -> str:
     rows = ["| Model | Of | Published | Told | Error | hf-mem | llmfit | Source |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-    for r in part["rows"]:
+    numbers = [r for r in part["rows"] if r["what"] == "numbers"]
+    models = ", ".join(r["model"].removesuffix("-Instruct") for r in numbers)
+    rows.append(f"| {len(numbers)} models | numbers | | | {span([error(r['told'], r['published']) for r in numbers])} "
+                f"| | | {numbers[0]['source']} |")  # fmt: skip
+    for r in part["rows"][len(numbers):]:
         others = [f"{error(r[o], r['published']):+.0f} %" if o in r else "" for o in ("hf-mem", "llmfit")]
         rows.append(f"| {r['model']} | {r['what']} | {shown(r, 'published')} | {shown(r, 'told')} | "
                     f"{error(r['told'], r['published']):+.2f} % | {' | '.join(others)} | {r['source']} |")  # fmt: skip
-    return "\n".join(rows)
+    return "\n".join(rows) + f"\n\nThe {len(numbers)} models: {models}."
 
 
 def shown(found: dict[str, Any], key: str) -> str:
     value = found[key]
-    if found["what"] == "numbers":
-        return f"{value / 1e9:.4g}B"
     if found["what"] == "cache of a token":
         return f"{value:,.0f} B"
     return f"{value / 2**30:.2f} GiB" if value > 2**30 else f"{value / MIB:.1f} MiB"
@@ -223,7 +233,7 @@ def documented(page: str, kept: dict[str, Any]) -> str:
     """The page with each part's table between its marks."""
     for name, table in TABLES.items():
         if name in kept:
-            text = f"<!-- {name} -->\n{table(kept[name])}\n<!-- end -->"
+            text = f"<!-- {name} -->\n\n{table(kept[name])}\n\n<!-- end -->"
             page = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, text=text: text, page, flags=re.DOTALL)
     return page
 

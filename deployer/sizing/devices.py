@@ -36,7 +36,7 @@ class Device:
 
 
 def of_host(host: Host, bandwidth: float | None) -> tuple[Device, ...]:
-    """The devices of a host, GPUs first. `bandwidth` is that of the processor's memory, measured."""
+    """The devices of a host, GPUs first. `bandwidth` is what each of `cores(host)` reads from memory, measured."""
     system = 0 if isinstance(host.memory, Unknown) else host.memory.available
     found = []
     gpus = () if isinstance(host.gpus, Unknown) else host.gpus
@@ -46,13 +46,16 @@ def of_host(host: Host, bandwidth: float | None) -> tuple[Device, ...]:
     for name in dict.fromkeys(str(g.name) for g in whole):
         alike = [g for g in whole if str(g.name) == name]
         found.append(_gpus(name, alike, system))
-    cores = (
-        "processor" if isinstance(host.cpu, Unknown) else (getattr(host.cpu, "model", None) or "processor")
-    )
+    processor = "processor" if isinstance(host.cpu, Unknown) else host.cpu.model or "processor"
     if system:
-        many = 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
-        found.append(Device("cpu", str(cores), 1, system, system, bandwidth and bandwidth * many, "ddr"))
+        rate = bandwidth and bandwidth * cores(host)
+        found.append(Device("cpu", processor, 1, system, system, rate, "ddr"))
     return tuple(found)
+
+
+def cores(host: Host) -> int:
+    """How many cores are counted for the rate of the processor's memory."""
+    return 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
 
 
 def named(card: compat.Card, count: int, system: int) -> Device:
