@@ -6,7 +6,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench bench-images docs golden picture compat-data images lock clean
+.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing docs golden picture compat-data images lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -38,6 +38,14 @@ bench: $(VENV)/.developer
 # Sizes and build times of the images; hours with CUDA ones: ARGS="size transformers:cu130", "naive …" or "again".
 bench-images: $(VENV)/.developer
 	$(BIN)/python benchmarks/images.py $(or $(ARGS),again)
+
+# Beside Hugging Face's client, 4 GB from a server of this machine: some minutes, 9 GB of disk. ARGS="--size 1"
+bench-pull: $(VENV)/.developer
+	$(BIN)/python benchmarks/pull.py $(ARGS)
+
+# Memory and speed as told and as they are, beside other estimators; the table of docs/fit.md. ARGS="memory published"
+bench-sizing: $(VENV)/.developer
+	$(BIN)/python benchmarks/sizing.py $(ARGS)
 
 # docs/checks.md and docs/check.schema.json, made again from the code.
 docs: $(VENV)/.developer

@@ -347,20 +347,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def save(results: Sequence[Ratio]) -> None:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
+def host() -> dict[str, Any]:
+    """What a result depends on besides the code."""
+    cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in cpu if "model name" in line), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": model, "cores": os.cpu_count(), "memory": memory, "kernel": platform.release(),
+            "python": platform.python_version()}  # fmt: skip
+
+
+def save(results: Sequence[Ratio], name: str = "ratios.json", **facts: Any) -> None:
+    """Into benchmarks/data/; what was not measured now stays as it was."""
     folder = ROOT / "benchmarks/data"
-    kept = folder / "ratios.json"
+    kept = folder / name
     new = {r.what for r in results}
     old = json.loads(kept.read_text())["results"] if kept.exists() else []  # of benches that were not run now
     value = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        **(facts or host()),
         "results": [r for r in old if r["what"] not in new]
         + [{**asdict(r), "value": round(r.value, 3), "met": r.met} for r in results],
     }

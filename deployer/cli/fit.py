@@ -165,7 +165,7 @@ def _devices(
     if saved:
         return devices.of_host(host.load(Path(saved)), None)
     facts = host.probe(here.questions((), ports=()))
-    return devices.of_host(facts, host.bandwidth())
+    return devices.of_host(facts, host.bandwidth(devices.cores(facts)))
 
 
 def _size(text: str) -> int:

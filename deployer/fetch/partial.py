@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-PART = 8 << 20
+PART = 4 << 20
 _READ = 1 << 20
 _HOLD_S = 0.2  # longer nothing is held back on a slow line
 

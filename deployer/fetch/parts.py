@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deployer.errors import DeployerError, SourceUnreachable
-from deployer.fetch.http import hint_of, reason_of
+from deployer.fetch.http import bulk, hint_of, reason_of
 from deployer.fetch.partial import Cursor, Memory, Partial
 from deployer.fetch.patience import ATTEMPTS, BUSY, LONGEST_S, clock, pause, wait_of
 from deployer.fetch.tally import Tally
@@ -153,7 +153,9 @@ class _Fetch:
         missing = [index for index in file.partial.missing() if index not in file.claimed]
         if not missing:
             return None if file.workers else []
-        most = max(1, self._ways.span // self._ways.part) if file.ranges is not False else len(missing)
+        share = len(missing) * self._ways.part // (2 * self._ways.connections)  # large at first, so few requests
+        span = min(max(self._ways.span, share), self._ways.longest)
+        most = max(1, span // self._ways.part) if file.ranges is not False else len(missing)
         parts = missing[:1]
         for index in missing[1:most]:
             if index != parts[-1] + 1 and file.ranges is not False:
@@ -305,7 +307,7 @@ class _Fetch:
 
     def _read(self, file: _File, answer: httpx.Response, sink: Cursor | Memory, ranged: bool) -> None:
         since, came = time.monotonic(), 0
-        for chunk in answer.iter_raw():
+        for chunk in bulk(answer, self._ways.bulk):
             if self._stop.is_set():
                 return
             sink.take(chunk)

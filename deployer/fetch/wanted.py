@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployer.errors import DeployerError, HashMismatch, NoSpace
-from deployer.fetch.http import EMPTY_SHA256, STALL_S
+from deployer.fetch.http import BULK, EMPTY_SHA256, STALL_S
 from deployer.fetch.partial import PART
 from deployer.frozen import dataclass
 from deployer.quantity import format_size
@@ -67,10 +67,12 @@ class Ways:
 
     connections: int = 8
     part: int = PART
-    span: int = 64 << 20  # bytes in one request
+    span: int = 64 << 20  # bytes in one request, when little is missing
+    longest: int = 512 << 20  # and when much is
     sync: int = 64 << 20  # bytes between two times that all is brought onto the disk
     stall: float = STALL_S  # seconds, after which a connection that gave less than `least` bytes in them is changed
     least: int = 1 << 16
+    bulk: int = BULK  # answers of so many bytes are read past the HTTP library
 
 
 class Gone(Exception):

@@ -60,7 +60,7 @@ def keep(
     if choice.gpus:
         device, held = devices.of_gpus(cards, facts), None
     else:
-        device, held = devices.of_cpu(facts, host.bandwidth()), runtime.resident(record.name)
+        device, held = devices.of_cpu(facts, host.bandwidth(devices.cores(facts))), runtime.resident(record.name)
     model = models.Store(home).get(record.model_id)
     try:
         described = metadata.describe(model.weights) if model else None

@@ -36,7 +36,7 @@ class Device:
 
 
 def of_host(host: Host, bandwidth: float | None) -> tuple[Device, ...]:
-    """The devices of a host, GPUs first. `bandwidth` is that of the processor's memory, measured."""
+    """The devices of a host, GPUs first. `bandwidth` is what each of `cores(host)` reads from memory, measured."""
     system = 0 if isinstance(host.memory, Unknown) else host.memory.available
     found = []
     gpus = () if isinstance(host.gpus, Unknown) else host.gpus
@@ -51,15 +51,12 @@ def of_host(host: Host, bandwidth: float | None) -> tuple[Device, ...]:
 
 
 def of_cpu(host: Host, bandwidth: float | None) -> Device | None:
-    """The processor with the system's memory; None when that is not known."""
+    """The processor with the system's memory; None when that is not known. `bandwidth` as for `of_host`."""
     system = 0 if isinstance(host.memory, Unknown) else host.memory.available
     if not system:
         return None
-    cores = (
-        "processor" if isinstance(host.cpu, Unknown) else (getattr(host.cpu, "model", None) or "processor")
-    )
-    many = 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
-    return Device("cpu", str(cores), 1, system, system, bandwidth and bandwidth * many, "ddr")
+    name = "processor" if isinstance(host.cpu, Unknown) else host.cpu.model or "processor"
+    return Device("cpu", name, 1, system, system, bandwidth and bandwidth * cores(host), "ddr")
 
 
 def of_gpus(gpus: Sequence[Gpu], host: Host) -> Device | None:
@@ -68,6 +65,11 @@ def of_gpus(gpus: Sequence[Gpu], host: Host) -> Device | None:
         return None
     system = 0 if isinstance(host.memory, Unknown) else host.memory.available
     return _gpus(str(gpus[0].name), gpus, system)
+
+
+def cores(host: Host) -> int:
+    """How many cores are counted for the rate of the processor's memory."""
+    return 1 if isinstance(host.cpu, Unknown) else max(1, min(host.cpu.cores, host.cpu.threads, _CORES))
 
 
 def named(card: compat.Card, count: int, system: int) -> Device:

@@ -27,7 +27,7 @@ from tests.servers import FileServer, Manner, git_sha1, unused_port, wait_until
 LARGE = random.Random(1).randbytes(1_000_003)
 SMALL = b'{"small": true}'
 FILES = {"/large": LARGE, "/second": LARGE[::-1], "/small": SMALL, "/nothing": b""}
-WAYS = Ways(connections=4, part=16 << 10, span=64 << 10, sync=64 << 10)
+WAYS = Ways(connections=4, part=16 << 10, span=64 << 10, sync=64 << 10, bulk=8 << 10)
 PAGE = b"<!DOCTYPE html><html><body>Please sign in to the network</body></html>"
 
 

@@ -6,9 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,40 +15,13 @@ from deployer.sizing import buffers, cache
 from deployer.sizing.memory import Use, memory
 from tests.sizing import ggufs
 from tests.sizing.bed import MODELS
+from tests.sizing.llamacpp import CACHE, SERVERS, reported, served
 
-CACHE = Path(os.environ.get("DEPLOYER_TEST_CACHE", Path.home() / ".cache/deployer-tests"))
-SERVERS = sorted(CACHE.glob("engines/llamacpp-*/llama-server"))
 MIB = 1 << 20
 QK = {"attn_q_norm": 128, "attn_k_norm": 128}
 
 PYTHONS = sorted(CACHE.glob("engines/transformers-*/bin/python3"))
 made_here = pytest.mark.skipif(not SERVERS, reason="the end-to-end tests have not made llama.cpp here yet")
-
-
-@contextmanager
-def served(model: Path, context: int, slots: int, log: Path) -> Iterator[tuple[str, int]]:
-    """(what the server says until the model is loaded, its process)."""
-    port = 20000 + os.getpid() % 20000
-    command = [
-        str(SERVERS[-1]), "--model", str(model), "--port", str(port), "--ctx-size", str(context * slots),
-        "--parallel", str(slots), "--threads", "1", "--cache-ram", "256", "--no-ui", "--offline", "--fit", "off",
-        "--no-warmup", "-lv", "4",
-    ]  # fmt: skip
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        end = time.monotonic() + 120
-        while "n_slots = " not in log.read_text() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        yield log.read_text(), process.pid
-    finally:
-        process.kill()
-        process.wait()
-
-
-def reported(text: str, what: str) -> float:
-    """The MiB of all buffers of a kind."""
-    return sum(float(n) for n in re.findall(rf" {what} buffer size = +([\d.]+) MiB", text))
 
 
 @made_here

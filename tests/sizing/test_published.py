@@ -41,13 +41,18 @@ def test_the_gguf_of_gpt_oss() -> None:
     assert entry("gpt-oss-20b").description("MXFP4_MOE").weights == pytest.approx(12.1e9, rel=0.005)
 
 
-# Numbers in a model, in billions, from its name or its card; keras-hub's presets give Gemma 3's to the last digit.
+# Numbers in a model, in billions, from its name or its card; where all digits are there, from keras-hub's presets.
 SIZES = [
-    ("Llama-3.1-8B-Instruct", 8.030), ("Llama-3.3-70B-Instruct", 70.554), ("Llama-3.1-405B-Instruct", 405.85),
+    ("Llama-3.1-8B-Instruct", 8.030261248), ("Llama-3.3-70B-Instruct", 70.554), ("Llama-3.1-405B-Instruct", 405.85),
     ("DeepSeek-V3", 671.03), ("Kimi-K2-Instruct", 1026.4), ("Qwen3-235B-A22B", 235.09), ("Qwen3-30B-A3B", 30.53),
-    ("Qwen3-0.6B", 0.596), ("gpt-oss-20b", 20.91), ("gpt-oss-120b", 116.83), ("Mixtral-8x7B-Instruct-v0.1", 46.70),
+    ("Qwen3-0.6B", 0.596049920), ("gpt-oss-20b", 20.91), ("gpt-oss-120b", 116.83),
+    ("Mixtral-8x7B-Instruct-v0.1", 46.702792704),
     ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 31.58), ("gemma-3-1b-it", 0.999885952), ("GLM-5", 744.0),
     ("SmolLM2-135M-Instruct", 0.134515), ("Mistral-Small-3.2-24B-Instruct-2506", 23.57),
+    ("Qwen3-1.7B", 1.720574976), ("Qwen3-4B", 4.022468096), ("Qwen3-8B", 8.190735360), ("Qwen3-14B", 14.768307200),
+    ("Qwen3-32B", 32.762123264), ("Qwen2.5-3B-Instruct", 3.085938688), ("Qwen2.5-7B-Instruct", 7.615616512),
+    ("Qwen2.5-32B-Instruct", 32.763876352), ("Mistral-7B-Instruct-v0.2", 7.241732096), ("gemma-2-2b-it", 2.614341888),
+    ("gemma-2-9b-it", 9.241705984), ("gemma-2-27b-it", 27.227128320), ("Phi-3-mini-128k-instruct", 3.821079552),
 ]  # fmt: skip
 
 

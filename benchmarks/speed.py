@@ -1,0 +1,141 @@
+"""Tokens per second of five models on this processor, as `deployer fit` tells them and as llama-server gives them.
+
+The models have the shapes of real ones and random weights of a normal size, so that nothing is quicker than it would
+be. The memory's bandwidth is measured between the answers, in the same minute and with the same threads, and of each
+the best counts: what other programs of the machine take, they take from both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import struct
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from run import ROOT
+
+sys.path.insert(0, str(ROOT))
+from deployer import host
+from deployer.models.metadata import describe
+from deployer.models.metadata.ggml import size
+from deployer.sizing import memory as memories
+from deployer.sizing import speed as rates
+from deployer.sizing.memory import Use
+from tests.sizing import ggufs, llamacpp
+
+QWEN = {"key": 128, "norms_": {"attn_q_norm": 128, "attn_k_norm": 128}}
+FIVE: dict[str, tuple[str, dict[str, Any]]] = {
+    "SmolLM2-135M Q4_0": ("llama", {
+        "layers": 30, "h": 576, "heads": 9, "kv": 3, "wide": 1536, "vocab": 49152, "kind": "Q4_0"}),
+    "Qwen3-0.6B Q4_0": ("qwen3", {
+        "layers": 28, "h": 1024, "heads": 16, "kv": 8, "wide": 3072, "vocab": 151936, "kind": "Q4_0", **QWEN}),
+    "SmolLM2-360M Q8_0": ("llama", {
+        "layers": 32, "h": 960, "heads": 15, "kv": 5, "wide": 2560, "vocab": 49152, "kind": "Q8_0"}),
+    "Llama-3.2-1B Q4_0": ("llama", {
+        "layers": 16, "h": 2048, "heads": 32, "kv": 8, "wide": 8192, "vocab": 128256, "kind": "Q4_0"}),
+    "Llama-3.2-1B Q8_0": ("llama", {
+        "layers": 16, "h": 2048, "heads": 32, "kv": 8, "wide": 8192, "vocab": 128256, "kind": "Q8_0"}),
+}  # fmt: skip
+CONTEXT, PROMPT, TOKENS, ROUNDS = 1024, 32, 24, 8
+
+
+def speed(work: Path) -> Iterator[dict[str, Any]]:
+    """One row for each model and count of threads: tokens per second told and measured, and the bandwidth."""
+    for name, (arch, values) in FIVE.items():
+        path = work / "model.gguf"
+        write(path, *ggufs.plain(arch, **values))
+        made = describe(path)
+        for threads in sorted({1, os.cpu_count() or 1}):
+            with llamacpp.served(path, CONTEXT, 1, work / "log", threads=threads) as (text, pid):
+                if "n_slots" not in text:
+                    raise SystemExit(f"{name}: {text[-1000:]}")
+                taken, moved = [answered()], []
+                for _ in range(ROUNDS):
+                    moved.append(host.bandwidth(threads))
+                    taken.append(answered())
+                held = resident(pid)
+            best, bandwidth = max(taken), max(moved)
+            told = rates.speed(made, "llamacpp", bandwidth=bandwidth * threads, memory="ddr",
+                               context=PROMPT + TOKENS // 2).one  # fmt: skip
+            need = memories.memory(made, "llamacpp", Use(CONTEXT))
+            row = {
+                "model": name, "bytes": made.weights, "threads": threads, "told": told, "measured": best,
+                "median": statistics.median(taken), "bandwidth": bandwidth * threads, "load": os.getloadavg()[0],
+                "process": [need.total - need.part("prompts"), held],
+            }  # fmt: skip
+            print(row, flush=True)
+            yield row
+        path.unlink()
+
+
+def table(part: dict[str, Any]) -> str:
+    rows = ["| Model | Weights | Threads | Bandwidth | Told | Measured | Error | Process |", "| --- " * 8 + "|"]
+    for r in part["rows"]:
+        told, held = r["process"]
+        rows.append(
+            f"| {r['model']} | {r['bytes'] / 1e6:.0f} MB | {r['threads']} | {r['bandwidth'] / 1e9:.1f} GB/s | "
+            f"{r['told']:.1f} | {r['measured']:.1f} | {100 * (r['told'] / r['measured'] - 1):+.0f} % | "
+            f"{100 * (told / held - 1):+.1f} % |"
+        )
+    return "\n".join(rows)
+
+
+def answered() -> float:
+    """Tokens per second of one answer after the prompt, by the server's own clock."""
+    dice = random.Random(time.monotonic_ns())
+    said = complete({"prompt": [dice.randrange(1, 8000) for _ in range(PROMPT)], "n_predict": TOKENS,
+                     "ignore_eos": True, "temperature": 0, "cache_prompt": False})  # fmt: skip
+    return float(said["timings"]["predicted_per_second"])
+
+
+def write(path: Path, keys: dict[str, Any], tensors: ggufs.Tensors) -> None:
+    """A GGUF file with random weights of about 0.01."""
+    ggufs.write(path, keys, tensors)
+    start = path.stat().st_size - sum(_room(shape, kind) for shape, kind in tensors.values())
+    blocks = {"Q4_0": (struct.pack("<e", 0.002), 16), "Q8_0": (struct.pack("<e", 0.0001), 32)}
+    tiles = {"F32": struct.pack("<f", 1.0) * 65536}
+    for kind, (scale, count) in blocks.items():
+        dice = random.Random(4)
+        tiles[kind] = b"".join(scale + dice.randbytes(count) for _ in range(65536))
+    with path.open("r+b") as file:
+        file.seek(start)
+        for shape, kind in tensors.values():
+            left = _room(shape, kind)
+            while left:
+                left -= file.write(tiles[kind][:left])
+
+
+def _room(shape: tuple[int, ...], kind: str) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return -(-size(kind, count) // ggufs.ALIGN) * ggufs.ALIGN
+
+
+def complete(body: dict[str, Any]) -> dict[str, Any]:
+    """One answer of the server, which may still be loading."""
+    url, kind = f"http://127.0.0.1:{llamacpp.PORT}/completion", {"Content-Type": "application/json"}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + 120
+    while True:
+        try:
+            with opener.open(urllib.request.Request(url, json.dumps(body).encode(), kind), timeout=600) as answer:
+                return dict(json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def resident(pid: int) -> int:
+    """Bytes that the process has in memory."""
+    told = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in told if line.startswith("VmRSS"))
