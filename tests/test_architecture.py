@@ -24,7 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EFFECTS = {"fetch", "images", "host", "runtimes", "plan"}
 OUTSIDE = dict.fromkeys(("subprocess", "socket", "docker", "requests"), EFFECTS)
 OUTSIDE["httpx"] = EFFECTS | {"gateway", "models/sources", "models/metadata/remote.py", "cli/chat.py"}
-EXEMPT = {"base", "show", "place", "settings", "lock", "schema", "which", "__init__"}
+EXEMPT = {"base", "show", "place", "settings", "lock", "push", "schema", "which", "__init__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -23,6 +24,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _ACCEPT = ", ".join((MANIFEST, "application/vnd.docker.distribution.manifest.v2+json", *INDEXES))
 _MOST = 4 << 20  # bytes of a manifest; the specification's own limit
+_UPLOAD_S = (15.0, 900.0, 60.0, 60.0)  # connect, read, write, pool: large blobs are moved and read before the answer
 _TOKEN_S = 60.0  # how long a token is good when the registry does not say, by docker's token specification
 _REFERENCE = re.compile(
     r"oci://(?P<host>[\w.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
@@ -81,6 +83,11 @@ class Manifest:
     raw: dict[str, Any]
 
 
+def digest_of(content: bytes) -> str:
+    """The name of a blob with this content."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 class Registry:
     """One repository of a registry. Its methods may be called by several threads.
 
@@ -132,7 +139,7 @@ class Registry:
         if answer.status_code != 200:
             raise self._odd(answer, where)
         body = answer.content
-        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        digest = digest_of(body)
         said = version if ":" in version else answer.headers.get("docker-content-digest", digest)
         if digest != said:
             raise HashMismatch(
@@ -153,6 +160,30 @@ class Registry:
                 f"{where} has no manifest that can be read: {error}", hint="is this the address of a registry?"
             ) from error
         return Manifest(digest, kind, raw)
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there."""
+        return self.send("HEAD", f"{self.reference.base}/blobs/{digest}").status_code == 200
+
+    def upload(self, digest: str, size: int, content: bytes | Iterator[bytes]) -> None:
+        """Writes a blob, which the registry holds to its digest, in one request."""
+        to = self.reference
+        begun = self.send("POST", f"{to.base}/blobs/uploads/")
+        if begun.status_code != 202 or "location" not in begun.headers:
+            raise self._no(begun)
+        place = urljoin(f"{to.base}/", begun.headers["location"])
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        where = f"{place}{'&' if '?' in place else '?'}digest={digest}"
+        answer = self.send("PUT", where, content=content, headers=headers, timeout=_UPLOAD_S)
+        if answer.status_code != 201:
+            raise self._no(answer)
+
+    def tag(self, name: str, manifest: bytes) -> None:
+        """Writes an OCI manifest, and gives it a name."""
+        url = f"{self.reference.base}/manifests/{name}"
+        answer = self.send("PUT", url, content=manifest, headers={"Content-Type": MANIFEST})
+        if answer.status_code != 201:
+            raise self._no(answer)
 
     def _only(self, index: dict[str, Any], where: str) -> str:
         """The one entry of an index; what attests others (platform unknown/unknown) is none."""
@@ -225,13 +256,21 @@ class Registry:
         what = "written to" if self._push else "read"
         return ModelError(f"{self.reference.place} may not be {what} (HTTP {answer.status_code})", hint=hint)
 
+    def _no(self, answer: httpx.Response) -> ModelError:
+        if answer.status_code >= 500:
+            return self._odd(answer, self.reference.place)
+        return ModelError(
+            f"{self.reference.host} does not take it: HTTP {answer.status_code}{_told(answer)}",
+            hint="look at the registry's log; it must take OCI artifacts, and files of this size",
+        )
+
     def _odd(self, answer: httpx.Response, where: str) -> SourceUnreachable:
         return SourceUnreachable(
-            f"{where} answers HTTP {answer.status_code}{told(answer)}", hint="run the same command in a few minutes"
+            f"{where} answers HTTP {answer.status_code}{_told(answer)}", hint="run the same command in a few minutes"
         )
 
 
-def told(answer: httpx.Response) -> str:
+def _told(answer: httpx.Response) -> str:
     """What a registry says of an error, behind a colon."""
     try:
         errors = answer.json()["errors"]

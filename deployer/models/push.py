@@ -10,18 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from typing import Any
 
-from deployer.errors import HashMismatch, ModelError, SourceUnreachable
+from deployer.errors import HashMismatch, SourceUnreachable
 from deployer.fetch import Web
-from deployer.fetch.registry import MANIFEST, Reference, Registry, told
+from deployer.fetch.registry import MANIFEST, Reference, Registry, digest_of
+from deployer.fetch.wanted import Address
 from deployer.models.manifest import PICKLES, SAFE, Model, StoredFile
 from deployer.models.sources.oci import FILEPATH, LICENCES, TITLE
 from deployer.progress import Progress
-
-if TYPE_CHECKING:
-    import httpx
 
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
 _CONFIG = "application/vnd.cncf.model.config.v1+json"
@@ -39,29 +36,25 @@ def push(model: Model, to: Reference, *, web: Web, progress: Progress) -> str:
         for file in model.files:
             _blob(registry, file, model, progress)
         config = _json(_config(model))
-        _small(registry, config)
+        if not registry.has(digest_of(config)):
+            registry.upload(digest_of(config), len(config), config)
         manifest = _json(_manifest(model, config))
-        digest = _digest(manifest)
-        answer = registry.send(
-            "PUT", f"{to.base}/manifests/{to.version or 'latest'}", content=manifest, headers={"Content-Type": MANIFEST}
-        )
-        if answer.status_code != 201:
-            raise _no(answer, to)
-        return digest
+        registry.tag(to.version or "latest", manifest)
+        return digest_of(manifest)
 
 
 def _manifest(model: Model, config: bytes) -> dict[str, Any]:
     about = {
         TITLE: model.id,
         LICENCES: model.licence,
-        "org.opencontainers.image.source": model.source,
+        "org.opencontainers.image.source": _source(model),
         "org.opencontainers.image.revision": model.revision,
     }
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "artifactType": ARTIFACT,
-        "config": {"mediaType": _CONFIG, "digest": _digest(config), "size": len(config)},
+        "config": {"mediaType": _CONFIG, "digest": digest_of(config), "size": len(config)},
         "layers": [
             {
                 "mediaType": _kind(file.path),
@@ -83,7 +76,7 @@ def _names(model: Model) -> list[str]:
 
 
 def _config(model: Model) -> dict[str, Any]:
-    descriptor = {"name": model.id, "sourceURL": model.source, "revision": model.revision}
+    descriptor = {"name": model.id, "sourceURL": _source(model), "revision": model.revision}
     technical = {"format": model.format, "quantization": model.quantization}
     return {
         "descriptor": {
@@ -95,6 +88,11 @@ def _config(model: Model) -> dict[str, Any]:
     }
 
 
+def _source(model: Model) -> str | None:
+    """Where the model came from, for others to read: no folder of this machine, and no password."""
+    return None if model.source.startswith("file:") else Address(model.source).public
+
+
 def _kind(path: str) -> str:
     """ModelPack's media type for a file that is not packed."""
     what = "weight" if path.endswith((*SAFE, *PICKLES)) else "code" if path.endswith(".py") else "weight.config"
@@ -102,41 +100,17 @@ def _kind(path: str) -> str:
 
 
 def _blob(registry: Registry, file: StoredFile, model: Model, progress: Progress) -> None:
-    if _there(registry, f"sha256:{file.sha256}"):
+    if registry.has(f"sha256:{file.sha256}"):
         progress.say(f"{file.path}: the registry has it already")
         return None
     for left in reversed(range(_TRIES)):
         try:
-            return _put(registry, f"sha256:{file.sha256}", file.size, _read(file, model, progress), file.path)
+            return registry.upload(f"sha256:{file.sha256}", file.size, _read(file, model, progress))
         except SourceUnreachable as error:
             if not left:
                 raise
             progress.say(f"{file.path}: {error.message}; sent again")
     return None
-
-
-def _small(registry: Registry, content: bytes) -> None:
-    if not _there(registry, _digest(content)):
-        _put(registry, _digest(content), len(content), content, "the configuration")
-
-
-def _there(registry: Registry, digest: str) -> bool:
-    return registry.send("HEAD", f"{registry.reference.base}/blobs/{digest}").status_code == 200
-
-
-def _put(registry: Registry, digest: str, size: int, content: bytes | Iterator[bytes], name: str) -> None:
-    to = registry.reference
-    begun = registry.send("POST", f"{to.base}/blobs/uploads/")
-    if begun.status_code != 202:
-        raise _no(begun, to)
-    place = urljoin(f"{to.base}/", begun.headers.get("location", ""))
-    where = f"{place}{'&' if '?' in place else '?'}digest={digest}"
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-    answer = registry.send("PUT", where, content=content, headers=headers)
-    if answer.status_code >= 500:
-        raise SourceUnreachable(f"{to.host} answers HTTP {answer.status_code} to {name}{told(answer)}")
-    if answer.status_code != 201:
-        raise _no(answer, to)
 
 
 def _read(file: StoredFile, model: Model, progress: Progress) -> Iterator[bytes]:
@@ -156,16 +130,5 @@ def _read(file: StoredFile, model: Model, progress: Progress) -> Iterator[bytes]
             progress.amount(file.path, done, file.size)
 
 
-def _no(answer: httpx.Response, to: Reference) -> ModelError:
-    return ModelError(
-        f"{to.host} does not take it: HTTP {answer.status_code}{told(answer)}",
-        hint="look at the registry's log; it must take OCI artifacts, and files of this size",
-    )
-
-
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode()
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -28,7 +28,7 @@ from deployer.progress import Silent
 from tests import registries
 from tests.models.headers import CONFIG, llama
 from tests.models.test_pull import content, leftovers
-from tests.servers import FileServer, Manner, unused_port
+from tests.servers import FileServer, Handler, Manner, Server, unused_port
 from tests.sizing import ggufs
 from tests.sizing.bed import MODELS
 
@@ -142,6 +142,7 @@ def test_what_is_pushed_is_a_modelpack_that_oras_can_read_too(registry: registri
             ("weight.config", "vocab.txt"),
         )
     ]  # fmt: skip
+    assert "file://" not in json.dumps(raw), "nobody need know the folders of this machine"
     config = httpx.get(f"{to.base}/blobs/{raw['config']['digest']}").json()
     assert config["modelfs"] == {"type": "layers", "diffIds": [one["digest"] for one in raw["layers"]]}
     assert config["descriptor"]["licenses"] == ["apache-2.0"]
@@ -191,6 +192,17 @@ def test_headers_are_read_by_range(registry: registries.Registry, home: Home, tm
         remote.describe(ModelChoice("pypi://a==1"), Web())
 
 
+@pytest.mark.parametrize("kind", ["application/vnd.ollama.image.model", "application/vnd.docker.ai.gguf.v3"])
+def test_an_artifact_whose_files_have_no_names(registry: registries.Registry, home: Home, kind: str) -> None:
+    name = f"team/{kind.split('.')[1]}"
+    for data in (WEIGHTS, b"a template", b"MIT"):
+        blob(registry, name, data)
+    beside = [layer(b"a template", "application/vnd.ollama.image.template"),
+              layer(b"MIT", "application/vnd.ollama.image.license")]  # fmt: skip
+    put(registry, name, [layer(WEIGHTS, kind), *beside])
+    assert content(get(home, f"oci://{registry.address}/{name}:v1")) == {"model.gguf": WEIGHTS}
+
+
 # what is not there, or wrong
 
 
@@ -238,6 +250,34 @@ def test_a_file_that_changed_is_not_pushed(registry: registries.Registry, model:
         with pytest.raises(HashMismatch, match=r"model-2\.safetensors of .* changed on this disk"):
             push(model, parse(f"oci://{registry.address}/team/bad:v1"), web=Web(), progress=Silent())
     assert httpx.get(f"http://{registry.address}/v2/team/bad/tags/list").status_code == 404, "no manifest was written"
+
+
+def test_a_file_whose_upload_breaks_off_is_sent_again(model: Model) -> None:
+    cuts = [1, 1]
+
+    def reply(handler: Handler) -> None:
+        if handler.command == "HEAD":
+            handler.whole(404, b"")
+        elif handler.command == "POST":
+            handler.whole(202, b"", Location=f"{handler.path}one?state=1")
+        elif handler.command == "PUT" and "/blobs/" in handler.path and len(handler.seen.body) > 1000 and cuts:
+            cuts.pop()
+            handler.hang_up()
+        else:
+            handler.whole(201 if handler.command == "PUT" else 200, b"")
+
+    told = Told()
+    with Server(reply) as server:
+        made = push(model, parse(f"oci://127.0.0.1:{server.port}/a:v1"), web=Web(), progress=told)
+        sent = [digest(seen.body) for seen in server.seen if seen.method == "PUT"]
+        assert len(told.said) == 2 and all(said.endswith("; sent again") for said in told.said)
+        large = digest(FILES["model-1.safetensors"])
+        assert sent.count(large) == 3 and sent[-1] == made
+        assert all(httpx.URL(seen.path).params.get("digest") in (digest(seen.body), None) for seen in server.seen
+                   if seen.method == "PUT")  # fmt: skip
+        cuts.extend([1] * 9)
+        with pytest.raises(SourceUnreachable, match="cannot be reached"):
+            push(model, parse(f"oci://127.0.0.1:{server.port}/a:v1"), web=Web(), progress=told)
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one-and-an-attestation", "two"])

