@@ -80,10 +80,10 @@ def show_(ctx: click.Context, name: str, as_json: bool) -> None:
         if value is not None:
             show.out(f"{key:15} {value}")
     for step in one.recipe:
-        show.out(f"{'made by':15} {step.tool} {' '.join(step.arguments[1:])}")
+        show.out(f"{'made by':15} {step.tool} {' '.join(step.arguments)}")
         show.out(f"{'':15} of {step.engine}")
-    for line in _lost(one):
-        show.out(f"{'perplexity':15} {line}")
+    for number, line in enumerate(_lost(one)):
+        show.out(f"{'' if number else 'perplexity':15} {line}")
     for file in one.files:
         show.out(f"{'':15} {file.sha256}  {format_size(file.size):>8}  {file.path}")
 

@@ -64,6 +64,11 @@ class Task:
             return self.script.name
         return Path(self.arguments[1 if self.arguments[0] == "python" else 0]).name
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the tool is told."""
+        return self.arguments[2 if self.arguments[0] == "python" else 1 :]
+
 
 def target(word: str) -> Target:
     """The format that a person asks for. Raises QuestionError with all that there are."""
@@ -94,15 +99,16 @@ def ways(origin: Model, wanted: Target) -> tuple[Task, ...]:
         )
     if origin.format != "safetensors":
         raise QuestionError(f"{origin.id} is in {origin.format}", hint="safetensors and GGUF can be converted")
-    if kept not in _SIXTEEN:
+    if wanted.word == "safetensors":
+        raise QuestionError(f"{origin.id} is in safetensors already", hint="nothing is to be done")
+    if kept and kept not in _SIXTEEN:  # old config.json files do not tell; they are of weights as they were trained
         raise QuestionError(
-            f"the weights of {origin.id} are in {kept or 'what config.json does not tell'}, not in 16 or 32 bits",
+            f"the weights of {origin.id} are in {origin.quantization}, not in 16 or 32 bits",
             hint="convert the model that it was made of: deployer models list",
         )
     if wanted.word in BITS:
         return (_script(QUANTIZER, "{in}", "{out}", BITS[wanted.word]),)
-    if not wanted.gguf:
-        raise QuestionError(f"{origin.id} is in safetensors already", hint="nothing is to be done")
+    assert wanted.gguf
     made = _PLAIN.get(wanted.gguf)
     dest = f"{{out}}/{filename(origin, wanted.gguf)}" if made else "{between}/16-bit.gguf"
     words = ("python", "{convert}/convert_hf_to_gguf.py", "{in}", "--outtype", made or "auto", "--outfile", dest)

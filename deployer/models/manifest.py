@@ -35,7 +35,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Step:
-    """One program that a conversion ran. `engine` is the image with its id, or the folder of the engine."""
+    """One program that a conversion ran, and what it was told; in `arguments`, `{in}` and `{out}` stand for folders.
+
+    `engine` is the image with its id, or the name of the engine's folder.
+    """
 
     tool: str
     engine: str

@@ -64,10 +64,12 @@ def convert(origin: Model, wanted: how.Target, shop: Workshop, *, program: str |
                 paths = {"in": origin.folder, "out": folder, "between": between}
                 for task in tasks:
                     ran = program if program and task.engine == "transformers" else shop.program(task.engine)
+                    used = shop.runtime.named(ran)
                     if "{convert}" in " ".join(task.arguments):
                         paths["convert"] = _converter(shop, scratch)
+                        used += f" with {shop.runtime.named(shop.program('llamacpp'))}"
                     _run(task, ran, paths, shop, id_)
-                    steps.append(Step(task.tool, shop.runtime.named(ran), task.arguments))
+                    steps.append(Step(task.tool, used, task.words))
             return {}
 
         return store.add(

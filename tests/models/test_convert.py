@@ -43,6 +43,7 @@ Q4 = model("Tiny-1B-Instruct-q4_1.gguf", "Q4_1")
         pytest.param(SAFETENSORS, "gguf:F16", ["convert_hf_to_gguf.py"], id="to 16-bit gguf"),
         pytest.param(SAFETENSORS, "gguf:q4_k_m", ["convert_hf_to_gguf.py", "llama-quantize"], id="to 4-bit gguf"),
         pytest.param(F16, "gguf:Q8_0", ["llama-quantize"], id="gguf to gguf"),
+        pytest.param(model("a.safetensors", None), "gguf:F16", ["convert_hf_to_gguf.py"], id="old config.json"),
         pytest.param(SAFETENSORS, "int8", ["quantize_safetensors.py"], id="8 bits"),
         pytest.param(SAFETENSORS, "INT4", ["quantize_safetensors.py"], id="4 bits"),
     ],
@@ -50,7 +51,8 @@ Q4 = model("Tiny-1B-Instruct-q4_1.gguf", "Q4_1")
 def test_what_becomes_what(origin: Model, wanted: str, tools: list[str]) -> None:
     tasks = convert.ways(origin, convert.target(wanted))
     assert [task.tool for task in tasks] == tools
-    assert "{out}" in " ".join(tasks[-1].arguments), "the last one writes the result"
+    assert "{out}" in " ".join(tasks[-1].words), "the last one writes the result"
+    assert all("python" not in task.words and "{script}" not in task.words for task in tasks)
     assert all(task.script is None or task.script.is_file() for task in tasks)
     if len(tasks) > 1:
         assert all(task.arguments.count("{between}/16-bit.gguf") == 1 for task in tasks)
@@ -64,7 +66,7 @@ def test_what_becomes_what(origin: Model, wanted: str, tools: list[str]) -> None
         pytest.param(F16, "int4", "--to safetensors", id="16-bit gguf to 4-bit safetensors"),
         pytest.param(SAFETENSORS, "safetensors", "nothing", id="as it is"),
         pytest.param(model("a.safetensors", "compressed-tensors"), "int4", "made of", id="quantized safetensors"),
-        pytest.param(model("a.safetensors", None), "gguf:F16", "made of", id="nobody knows in what"),
+        pytest.param(model("a.safetensors", "fp8"), "safetensors", "nothing", id="quantized safetensors as they are"),
     ],
 )
 def test_what_nothing_makes_has_another_way(origin: Model, wanted: str, said: str) -> None:

@@ -128,3 +128,13 @@ def test_the_rate_is_told_where_there_is_no_terminal(deployer: Caller) -> None:
     told = deployer("pull", ADDRESS).stderr
     assert "model-1.safetensors: 330 kB, " in told
     assert "kB/s" in told
+
+
+def test_what_cannot_be_converted_is_said_before_anything_runs(deployer: Caller) -> None:
+    deployer("pull", ADDRESS)
+    for wanted, said in [("awq", "gguf: with one of"), ("gguf:Q9_0", "Q8_0"), ("safetensors", "already")]:
+        told = deployer("models", "convert", "a-model", "--to", wanted, "--runtime", "process")
+        assert told.returncode == 2, told.stderr
+        assert said in told.stderr
+    assert deployer("models", "convert", "nothing", "--to", "int8").returncode == 1
+    assert not (deployer.home / "engines").exists()
