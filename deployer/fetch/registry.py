@@ -253,8 +253,9 @@ class Registry:
         else:
             who = known.user or "the identity token"
             hint = f"{who} may not, or the password is old: docker login {host}"
-        what = "written to" if self._push else "read"
-        return ModelError(f"{self.reference.place} may not be {what} (HTTP {answer.status_code})", hint=hint)
+        what, absent = ("written to", "") if self._push else ("read", ", or is not there")  # many do not tell which
+        found = f"{self.reference.place} may not be {what} (HTTP {answer.status_code}){absent}"
+        return ModelError(found, hint=hint)
 
     def _no(self, answer: httpx.Response) -> ModelError:
         if answer.status_code >= 500:

@@ -98,6 +98,19 @@ def test_kills_in_both_directions(tmp_path: Path, folder: Path, registry: regist
     assert not list((tmp_path / "two/models/.staging").iterdir())
 
 
+def test_what_cannot_be_pushed(tmp_path: Path, registry: registries.Registry) -> None:
+    where = f"oci://{registry.address}/a"
+    for words, code, said in (
+        (("nothing", where), 1, "no model is called nothing"),
+        (("nothing", f"{where}@sha256:{'0' * 64}"), 2, f"name a tag: {where}:v1"),
+        (("nothing", "registry.example/a"), 2, "names no artifact of a registry"),
+    ):
+        child = start(tmp_path, "one", "models", "push", *words)
+        told = child.communicate(timeout=60)[1]
+        assert child.returncode == code and said in told, told
+        assert "Traceback" not in told
+
+
 def kept(staging: Path) -> int:
     """Bytes that the journals of a pull say are whole, and files that are."""
     whole = sum(path.stat().st_size for path in staging.glob("*/model/*"))
