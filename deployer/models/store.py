@@ -189,6 +189,7 @@ class Store:
         for left in (folder / MANIFEST, *folder.rglob(f".*{_ASIDE}*")):  # of a kill before a rename
             left.unlink(missing_ok=True)
         known = make(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)  # a source's own, as the folder of a model of a store has one
         files = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = str(path.relative_to(folder))

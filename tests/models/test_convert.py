@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import ModelError, QuestionError
+from deployer.fetch import Web
 from deployer.home import Home
 from deployer.models import Model, Store, convert
 from deployer.models.manifest import Loss, Perplexity, Step, StoredFile, keep_loss
 from deployer.models.pack import pack, unpack
+from deployer.models.pull import pull
+from deployer.profile import ModelChoice
 from deployer.progress import Silent
 from tests.models.headers import llama
 
@@ -162,6 +165,14 @@ def test_a_manifest_keeps_recipe_and_loss(converted: tuple[Store, Model], tmp_pa
     pack(store, [told], tmp_path / "out.tar", Silent())
     (taken,) = unpack(Store(Home(tmp_path / "other")), tmp_path / "out.tar", Silent())
     assert (taken.recipe, taken.loss) == (told.recipe, told.loss)
+
+
+def test_the_folder_of_a_model_is_a_source(converted: tuple[Store, Model], tmp_path: Path) -> None:
+    _, made = converted
+    home = Home(tmp_path / "second")
+    taken = pull(ModelChoice(f"file://{made.folder}"), ("*.gguf", "*.json"), home=home, web=Web(), progress=Silent())
+    assert [f.path for f in taken.files] == ["tiny-Q8_0.gguf"]
+    assert (taken.recipe, taken.id) != (made.recipe, made.id)
 
 
 def test_a_manifest_of_schema_2_is_read(converted: tuple[Store, Model]) -> None:
