@@ -60,7 +60,7 @@ class Ways:
     part: int = PART
     span: int = 64 << 20  # bytes in one request, when little is missing
     longest: int = 512 << 20  # and when much is
-    sync: int = 64 << 20  # bytes between two times that all is brought onto the disk
+    sync: int = 256 << 20  # bytes between two times that all is brought onto the disk
     bulk: int = BULK  # answers of so many bytes are read past the HTTP library
 
 
