@@ -46,7 +46,7 @@ SIX: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-3.2-1B Q8_0": ("llama", {
         "layers": 16, "h": 2048, "heads": 32, "kv": 8, "wide": 8192, "vocab": 128256, "kind": "Q8_0"}),
 }  # fmt: skip
-CONTEXT, PROMPT, TOKENS, ROUNDS = 1024, 32, 24, 8
+CONTEXT, PROMPT, TOKENS, ROUNDS = 1024, 32, 20, 8
 
 
 def speed(work: Path) -> Iterator[dict[str, Any]]:
