@@ -151,7 +151,7 @@ class Bench:
             "one openssl dgst for each core": [*many[:-1], *fast],
         }  # fmt: skip
         taken: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(max(3, self._rounds // 2)):
+        for _ in range(max(2, self._rounds // 2)):
             for name, command in commands.items():
                 taken[name].append(timed(command)())
         middle = {name: statistics.median(values) for name, values in taken.items()}

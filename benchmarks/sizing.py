@@ -2,7 +2,7 @@
 
     python benchmarks/sizing.py memory      # the small models of tests/sizing on the real llama.cpp, part by part
     python benchmarks/sizing.py published   # famous models against logs and figures of engines and makers
-    python benchmarks/sizing.py speed       # five models of 50 MB to 1.5 GB: tokens per second as told and as measured
+    python benchmarks/sizing.py speed       # six models of 76 MB to 1.3 GB: tokens per second as told and as measured
     python benchmarks/sizing.py --save      # all of it, into benchmarks/data/sizing.json and the tables of docs/fit.md
     python benchmarks/sizing.py --docs      # only the tables again
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,3 +56,14 @@ def test_the_changelog_has_this_version() -> None:
     from deployer import __version__
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_tables_of_fit_are_those_of_the_saved_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import sizing as benchmark
+
+    page = (ROOT / "docs/fit.md").read_text()
+    kept = json.loads((ROOT / "benchmarks/data/sizing.json").read_text())
+    assert set(kept) == set(benchmark.TABLES)
+    assert benchmark.documented(page, kept) == page, "python benchmarks/sizing.py --docs"
+    assert all(f"<!-- {name} -->" in page for name in kept)

@@ -16,9 +16,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deployer.fetch.http import HOLD_S
+
 PART = 4 << 20
 _READ = 1 << 20
-_HOLD_S = 0.2  # longer nothing is held back on a slow line
 
 
 class Partial:
@@ -247,18 +248,24 @@ class Cursor:
         self._todo, self.at, self.end = list(missing), 0, self._partial.size
         self._pause = self._partial.length(0)
 
-    def take(self, content: bytes) -> None:
+    def take(self, content: bytes | memoryview) -> None:
         """The next bytes of the answer; what is more than was asked for is dropped."""
-        self._held.append(content)
+        if not self._held and len(content) >= _READ:
+            return self._put(memoryview(content))
+        self._held.append(bytes(content))
         self._holds += len(content)
-        late = time.monotonic() - self._flushed > _HOLD_S
+        late = time.monotonic() - self._flushed > HOLD_S
         if late or self._holds >= _READ or self.at + self._holds >= self._pause:
             self.flush()
+        return None
 
     def flush(self) -> None:
         """Puts what is held where it belongs. A megabyte at a time, because each step costs more than its bytes."""
-        view = memoryview(b"".join(self._held))
-        self._held, self._holds, self._flushed = [], 0, time.monotonic()
+        held, self._held, self._holds = self._held, [], 0
+        self._put(memoryview(b"".join(held)))
+
+    def _put(self, view: memoryview) -> None:
+        self._flushed = time.monotonic()
         while view and self._todo and self.at < self.end:
             index = self.at // self._partial.part
             room = self._partial.start(index) + self._partial.length(index) - self.at
@@ -298,7 +305,7 @@ class Memory:
     def finished(self) -> bool:
         return self.at == self.end
 
-    def take(self, content: bytes) -> None:
+    def take(self, content: bytes | memoryview) -> None:
         self.content += content[: self.end - self.at]
 
     def flush(self) -> None:

@@ -69,7 +69,7 @@ class Ways:
     part: int = PART
     span: int = 64 << 20  # bytes in one request, when little is missing
     longest: int = 512 << 20  # and when much is
-    sync: int = 64 << 20  # bytes between two times that all is brought onto the disk
+    sync: int = 256 << 20  # bytes between two times that all is brought onto the disk
     stall: float = STALL_S  # seconds, after which a connection that gave less than `least` bytes in them is changed
     least: int = 1 << 16
     bulk: int = BULK  # answers of so many bytes are read past the HTTP library
