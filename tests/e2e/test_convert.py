@@ -1,4 +1,4 @@
-"""Conversions by the real programs: SmolLM2 as GGUF, safetensors and GGUF again, in fewer and fewer bits."""
+"""Conversions by the real programs: SmolLM2 as GGUF, safetensors and GGUF again, and in fewer bits."""
 
 from __future__ import annotations
 
@@ -51,20 +51,17 @@ def test_there_and_back_and_smaller(store: Box) -> None:
 
     again = store.run("models", "convert", back["id"], "--to", "gguf:q4_k_m")
     assert "was there already" in again.stderr and "→" not in again.stderr
-    assert store.left() == []
 
-
-@pytest.mark.docker
-@pytest.mark.parametrize(("to", "bits", "most"), [("int8", 8, 0.03), ("int4", 4, 0.5)])
-def test_fewer_bits_for_transformers(store: Box, to: str, bits: int, most: float) -> None:
-    there = convert(store, FIRST, "safetensors", "--no-measure")
-    assert there["loss"] is None
-    small = convert(store, there["id"], to)
-    assert small["size"] < there["size"] * (0.85 if bits == 8 else 0.6)
-    assert abs(small["loss"]["change"]) < most
-    assert "compressed-tensors" in small["quantization"]
-    refused = store.run("models", "convert", small["id"], "--to", "gguf:F16", code=2)
+    losses = []
+    for to, bits, share in (("int8", 8, 0.85), ("int4", 4, 0.6)):
+        packed = convert(store, there["id"], to)
+        assert packed["quantization"] == f"compressed-tensors {bits}-bit"
+        assert packed["size"] < there["size"] * share
+        losses.append(packed["loss"]["change"])
+    assert abs(losses[0]) < 0.03 < losses[1] < 0.6
+    refused = store.run("models", "convert", packed["id"], "--to", "gguf:F16", code=2)
     assert "not in 16 or 32 bits" in refused.stderr
+    assert store.left() == []
 
 
 @pytest.mark.docker

@@ -17,7 +17,7 @@ from deployer.models.pack import pack, unpack
 from deployer.models.pull import pull
 from deployer.profile import ModelChoice
 from deployer.progress import Silent
-from tests.models.headers import llama
+from tests.models.headers import CONFIG, llama
 
 # What llama-perplexity of this llama.cpp prints, its two streams in one.
 SAID = """0.01.302.504 I perplexity: calculating perplexity over 10 chunks, n_ctx=256, batch_size=2048, n_seq=8
@@ -167,12 +167,16 @@ def test_a_manifest_keeps_recipe_and_loss(converted: tuple[Store, Model], tmp_pa
     assert (taken.recipe, taken.loss) == (told.recipe, told.loss)
 
 
-def test_the_folder_of_a_model_is_a_source(converted: tuple[Store, Model], tmp_path: Path) -> None:
-    _, made = converted
-    home = Home(tmp_path / "second")
-    taken = pull(ModelChoice(f"file://{made.folder}"), ("*.gguf", "*.json"), home=home, web=Web(), progress=Silent())
-    assert [f.path for f in taken.files] == ["tiny-Q8_0.gguf"]
-    assert (taken.recipe, taken.id) != (made.recipe, made.id)
+def test_the_folder_of_a_model_is_a_source(tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, str]:
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        (folder / "model.safetensors").write_bytes(llama())
+        return {}
+
+    made = Store(Home(tmp_path / "home")).add("tiny", source="hf://a/b", revision=None, make=make)
+    choice, patterns = ModelChoice(f"file://{made.folder}"), ("*.safetensors", "*.json")
+    taken = pull(choice, patterns, home=Home(tmp_path / "other"), web=Web(), progress=Silent())
+    assert taken.files == made.files, "without the manifest"
 
 
 def test_a_manifest_of_schema_2_is_read(converted: tuple[Store, Model]) -> None:
