@@ -55,7 +55,7 @@ def main() -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if options.save:
-        facts = {"client": HUB, "gigabytes": options.size, "files": options.files, "rounds": options.rounds,
+        facts = {"rates": bench.rounds, "client": HUB, "gigabytes": options.size, "files": options.files,
                  "load": {"before": before, "after": os.getloadavg()}, **host()}  # fmt: skip
         save(results, "pull.json", **facts)
     return 0 if all(ratio.met for ratio in results) else 1
@@ -66,6 +66,7 @@ class Bench:
 
     def __init__(self, work: Path, url: str, size: int, client: Path, rounds: int) -> None:
         self._work, self._url, self._size, self._client, self._rounds = work, url, size, client, rounds
+        self.rounds: dict[str, list[float]] = {}  # bytes per second
         self._home = work / "ours"
         self._env = {**environment(self._home), "HF_ENDPOINT": url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT),
                      "HF_HUB_CACHE": str(work / "nobody"), "HF_TOKEN": ""}  # fmt: skip
@@ -89,8 +90,8 @@ class Bench:
                 f"{name} {values[-1] / 1e6:.0f}" for name, values in
                 (("disk", disk), ("hf download", theirs), ("with sync", synced), ("pull", ours))) + " MB/s",
                 flush=True)  # fmt: skip
-        middle = {name: statistics.median(values) / 1e6 for name, values in
-                  (("disk", disk), ("theirs", theirs), ("synced", synced), ("ours", ours))}  # fmt: skip
+        self.rounds = {"disk": disk, "theirs": theirs, "synced": synced, "ours": ours}
+        middle = {name: statistics.median(values) / 1e6 for name, values in self.rounds.items()}
         yield Ratio("rate of pull, hashed and on the disk, against hf download", middle["ours"], middle["theirs"],
                     "MB/s", 1.0, at_most=False)  # fmt: skip
         yield Ratio("the same against hf download and sync", middle["ours"], middle["synced"], "MB/s", 1.0,

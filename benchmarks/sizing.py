@@ -95,10 +95,8 @@ def compared(path: Path, context: int, slots: int, work: Path) -> dict[str, list
         resident = speed.resident(pid)
     need = memories.memory(made, "llamacpp", Use(context, slots))
     report = llamacpp.reported
-    weights = report(text, "model") * MIB
-    if "CPU_REPACK model" in text:  # it counts what it arranges anew twice; the file's pages are the system's to drop
-        resident -= weights - made.weights
-        weights = 0.0
+    weights = 0.0 if "CPU_REPACK model" in text else report(text, "model") * MIB  # else some are counted twice
+    resident -= speed.twice(text, made.weights)
     return {
         "weights": [made.weights, weights],
         "cache": [need.part("cache"), (report(text, "KV") + report(text, "RS")) * MIB],

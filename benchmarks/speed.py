@@ -1,8 +1,8 @@
 """Tokens per second of six models on this processor, as `deployer fit` tells them and as llama-server gives them.
 
 The models have the shapes of real ones and random weights of a normal size, so that nothing is quicker than it would
-be. The memory's bandwidth is measured between the answers, in the same minute and with the same threads, and of each
-the best counts: what other programs of the machine take, they take from both.
+be. The memory's bandwidth is measured between the answers, in the same minute. Both are measured in the processor's own
+time, with one thread: what other programs take of the machine counts for neither.
 """
 
 from __future__ import annotations
@@ -46,56 +46,72 @@ SIX: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-3.2-1B Q8_0": ("llama", {
         "layers": 16, "h": 2048, "heads": 32, "kv": 8, "wide": 8192, "vocab": 128256, "kind": "Q8_0"}),
 }  # fmt: skip
-CONTEXT, PROMPT, TOKENS, ROUNDS = 1024, 32, 20, 8
+CONTEXT, PROMPT, TOKENS, ROUNDS = 1024, 32, 20, 4
 
 
 def speed(work: Path) -> Iterator[dict[str, Any]]:
-    """One row for each model and count of threads: tokens per second told and measured, and the bandwidth."""
+    """One row for each model: tokens per second told and measured, the bandwidth, and bytes of the process."""
     for name, (arch, values) in SIX.items():
         path = work / "model.gguf"
         write(path, *ggufs.plain(arch, **values))
         made = describe(path)
-        for threads in sorted({1, os.cpu_count() or 1}):
-            with llamacpp.served(path, CONTEXT, 1, work / "log", threads=threads) as (text, pid):
-                if "n_slots" not in text:
-                    raise SystemExit(f"{name}: {text[-1000:]}")
-                taken, moved = [answered()], []
-                for _ in range(ROUNDS):
-                    moved.append(host.bandwidth(threads))
-                    taken.append(answered())
-                held = resident(pid)
-            best, bandwidth = max(taken), max(moved)
-            told = rates.speed(made, "llamacpp", bandwidth=bandwidth * threads, memory="ddr",
-                               context=PROMPT + TOKENS // 2).one  # fmt: skip
-            need = memories.memory(made, "llamacpp", Use(CONTEXT))
-            row = {
-                "model": name, "bytes": made.weights, "threads": threads, "told": told, "measured": best,
-                "median": statistics.median(taken), "bandwidth": bandwidth * threads, "load": os.getloadavg()[0],
-                "process": [need.total - need.part("prompts"), held],
-            }  # fmt: skip
-            print(row, flush=True)
-            yield row
+        with llamacpp.served(path, CONTEXT, 1, work / "log") as (text, pid):
+            if "n_slots" not in text:
+                raise SystemExit(f"{name}: {text[-1000:]}")
+            answered(pid)  # not counted: the file is read
+            taken, moved = [], []
+            for _ in range(ROUNDS):
+                moved.append(host.bandwidth())
+                taken.append(answered(pid))
+            held = resident(pid) - twice(text, made.weights)
+        bandwidth = statistics.median(moved)
+        told = rates.speed(made, "llamacpp", bandwidth=bandwidth, memory="ddr", context=PROMPT + TOKENS // 2).one
+        need = memories.memory(made, "llamacpp", Use(CONTEXT))
+        row = {
+            "model": name, "bytes": made.weights, "told": told, "measured": 1 / statistics.median(taken),
+            "bandwidth": bandwidth, "load": os.getloadavg()[0], "seconds": taken, "moved": moved,
+            "process": [need.total - need.part("prompts"), held],
+        }  # fmt: skip
+        print(row, flush=True)
+        yield row
         path.unlink()
 
 
 def table(part: dict[str, Any]) -> str:
-    rows = ["| Model | Weights | Threads | Bandwidth | Told | Measured | Error | Process |", "| --- " * 8 + "|"]
+    rows = ["| Model | Weights | Bandwidth | Told | Measured | Error | Process |", "| --- " * 7 + "|"]
     for r in part["rows"]:
         told, held = r["process"]
         rows.append(
-            f"| {r['model']} | {r['bytes'] / 1e6:.0f} MB | {r['threads']} | {r['bandwidth'] / 1e9:.1f} GB/s | "
+            f"| {r['model']} | {r['bytes'] / 1e6:.0f} MB | {r['bandwidth'] / 1e9:.1f} GB/s | "
             f"{r['told']:.1f} | {r['measured']:.1f} | {100 * (r['told'] / r['measured'] - 1):+.0f} % | "
             f"{100 * (told / held - 1):+.1f} % |"
         )
     return "\n".join(rows)
 
 
-def answered() -> float:
-    """Tokens per second of one answer after the prompt, by the server's own clock."""
-    dice = random.Random(time.monotonic_ns())
-    said = complete({"prompt": [dice.randrange(1, 8000) for _ in range(PROMPT)], "n_predict": TOKENS,
-                     "ignore_eos": True, "temperature": 0, "cache_prompt": False})  # fmt: skip
-    return float(said["timings"]["predicted_per_second"])
+def answered(pid: int) -> float:
+    """Seconds of the processor for one more token of an answer: a long answer less a short one."""
+    spent = []
+    for tokens in (1, 1 + TOKENS):
+        dice, before = random.Random(tokens), worked(pid)
+        said = complete({"prompt": [dice.randrange(1, 8000) for _ in range(PROMPT)], "n_predict": tokens,
+                         "ignore_eos": True, "temperature": 0, "cache_prompt": False})  # fmt: skip
+        assert said["tokens_predicted"] == tokens, said
+        spent.append(worked(pid) - before)
+    return (spent[1] - spent[0]) / TOKENS
+
+
+def worked(pid: int) -> float:
+    """Seconds that the threads of a process were on a processor."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+
+
+def twice(text: str, weights: int) -> float:
+    """Bytes of tensors that are in memory twice: mapped from the file, and arranged anew for this processor.
+
+    The file's pages are the system's to drop.
+    """
+    return llamacpp.reported(text, "model") * (1 << 20) - weights if "CPU_REPACK model" in text else 0.0
 
 
 def write(path: Path, keys: dict[str, Any], tensors: ggufs.Tensors) -> None:
