@@ -40,6 +40,7 @@ from deployer.progress import Progress
 from deployer.quantity import format_duration, format_size
 from deployer.runtimes import Runtime, Unit, provision
 from deployer.runtimes.base import port_free
+from deployer.sizing import wanted
 from deployer.sizing.memory import Use, memory
 
 STALL_S = 120.0  # an engine that makes no progress for this long is stuck
@@ -184,7 +185,8 @@ def _fit(step: Fit, choice: Choice, world: World) -> None:
             "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
         )
     try:
-        described = metadata.describe(model.weights)
+        described = wanted.described(choice.profile, metadata.describe(model.weights))
+        assert described is not None, "it was converted to what the engine loads"
     except ModelError as error:  # a design that sizing does not know; the engine may
         world.progress.say(f"whether it fits cannot be told: {error.message}")
         return

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from deployer.frozen import dataclass
 from deployer.models.metadata import Description, compact
+from deployer.models.metadata.quantized import UNPACKED
 from deployer.sizing import formats, speed
 from deployer.sizing.devices import Device
 from deployer.sizing.memory import VLLM_SHARE, Memory, Use, memory
@@ -92,6 +93,8 @@ def loadable(description: Description, engine: str, device: Device) -> Descripti
     if description.format == "gguf":
         # transformers gets GGUF models converted to 16 bits once; vLLM is given safetensors only
         return formats.quantized(description, "BF16") if engine == "transformers" else None
+    if engine == "transformers" and UNPACKED in description.label:
+        return formats.unpacked(description)
     return description
 
 

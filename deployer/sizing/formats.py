@@ -46,6 +46,12 @@ def quantized(description: Description, name: str) -> Description:
     return replace(description, label=name, tensors=made, measured=False, format=_format(name))
 
 
+def unpacked(description: Description) -> Description:
+    """The model with its linear layers in 16 bits, whatever they are kept in."""
+    made = tuple(_as(t, "BF16") if t.group in _LINEAR and t.bytes < 2 * t.numbers else t for t in description.tensors)
+    return replace(description, tensors=made, measured=False)
+
+
 def _format(name: str) -> str:
     return "safetensors" if name == "BF16" else "gguf"
 

@@ -12,8 +12,8 @@ ENGINES = ("llamacpp", "transformers", "vllm")
 # 0c1e570). transformers: 477 MB resident less weights with torch's CPU build (measured, 5.0), taken larger.
 _PROCESS = {"llamacpp": 32 << 20, "transformers": 700 << 20, "vllm": 1 << 30}
 _PIECE = 200
-# llama.cpp keeps room for the graph of a delta net: 40 nodes for each of 512 tokens, where others have 8 for each tensor
-# (llama-context.cpp, graph_max_nodes). 10 MB more were measured at two widths of Qwen3-Next (0c1e570).
+# llama.cpp keeps room for the graph of a delta net: 40 nodes for each of 512 tokens, where others have 8 for each
+# tensor (llama-context.cpp, graph_max_nodes). 10 MB more were measured with a small Qwen3-Next (0c1e570).
 _DELTA_NET = 12 << 20
 # What a CUDA context takes on each GPU before any model. vLLM on an RTX 3090 starts with 0.63 GiB taken; gpustack
 # and llmfit assume 0.5 GB. Not one figure is published by NVIDIA, so the larger is taken.

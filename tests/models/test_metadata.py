@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from deployer.fetch import Web
 from deployer.models import metadata
 from deployer.models.metadata import Layer, ggml, gguf, remote, safetensors, shapes
 from deployer.profile import ModelChoice
+from deployer.sizing import fit
+from deployer.sizing.devices import Device
 from tests.servers import Hub
 from tests.sizing import ggufs
 from tests.sizing.bed import MODELS
@@ -159,6 +162,40 @@ def test_shapes_of_a_config_are_those_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(shard({n: ("BF16", shape) for n, (_, shape) in kept.items()}))
     real, implied = metadata.describe(tmp_path), shapes.describe(CONFIG)
     assert (real.parameters, real.groups, real.layers) == (implied.parameters, implied.groups, implied.layers)
+
+
+def packed(bits: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Linear layers as compressed-tensors, GPTQ and AWQ keep them: several numbers in each integer."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, (kind, shape) in moe_tensors().items():
+        if "layers.2." in name:
+            continue
+        if "_proj.weight" in name:
+            found[f"{name}_packed"] = ("I32", (shape[0], shape[1] * bits // 32))
+            found[f"{name}_scale"] = ("BF16", (shape[0], shape[1] // 32))
+        else:
+            found[name] = (kind, shape)
+    return found
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("method", ["compressed-tensors", "gptq"])
+def test_packed_numbers_are_counted_and_unpacked_where_engines_do(tmp_path: Path, bits: int, method: str) -> None:
+    said: dict[str, Any] = {"quant_method": "gptq", "bits": bits}
+    if method == "compressed-tensors":
+        weights = {"num_bits": bits, "type": "int"}
+        said = {"quant_method": method, "format": "pack-quantized", "config_groups": {"g": {"weights": weights}}}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": said}))
+    (tmp_path / "m.safetensors").write_bytes(shard(packed(bits)))
+    made, implied = metadata.describe(tmp_path), shapes.describe(CONFIG)
+    assert made.label == (f"INT{bits} (compressed-tensors)" if method == "compressed-tensors" else f"GPTQ {bits} bit")
+    scales = sum(t[1][0] * t[1][1] for n, t in packed(bits).items() if n.endswith("_scale"))
+    assert made.parameters == implied.parameters + scales
+    assert made.weights < implied.weights
+    cpu = Device("cpu", "", 1, 1 << 40, 1 << 40, None, "ddr")
+    served, kept = fit.loadable(made, "transformers", cpu), fit.loadable(made, "vllm", replace(cpu, kind="gpu"))
+    assert kept == made and served
+    assert served.weights == (implied.weights + 2 * scales if method == "compressed-tensors" else made.weights)
 
 
 @pytest.mark.parametrize(

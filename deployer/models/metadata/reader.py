@@ -89,7 +89,8 @@ def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Descrip
     if not found:
         return shapes.describe(config, chat_template=chats)
     plan = read(config)
-    made = merged(_placed(t, len(plan.kinds)) for t in found)
+    bits = quantized.packed(config)
+    made = merged(_placed(_counted(t, bits), len(plan.kinds)) for t in found)
     return Description(
         architecture=str((config.get("architectures") or [plan.family])[0]),
         format="safetensors",
@@ -105,6 +106,14 @@ def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Descrip
         active=plan.active,
         chat_template=chats,
     )
+
+
+def _counted(tensor: Tensor, bits: int | None) -> Tensor:
+    """With the numbers that are packed into its integers; vectors are indices and zeros."""
+    whole = {"I32": 32, "U8": 8}.get(tensor.kind)
+    if not bits or not whole or tensor.columns == tensor.numbers:
+        return tensor
+    return replace(tensor, numbers=tensor.numbers * whole // bits)
 
 
 def _placed(tensor: Tensor, layers: int) -> Tensor:
