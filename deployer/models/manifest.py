@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 3  # 2 had no recipe and no loss, 1 no `schema`, no licence and no blobs; both are still read
 SAFE = (".safetensors", ".gguf")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-QUANTIZATION = re.compile(
+_QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(I?Q\d(?:_[0-9A-Za-z]+)*|TQ\d_\d|BF16|F16|F32|FP16|FP8|MXFP4|NVFP4)(?![A-Za-z0-9])", re.IGNORECASE
 )
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}(?=\.\w+$)")
@@ -219,7 +219,7 @@ def quantization_of(weights: Path) -> str | None:
 
 def quantization_in(name: str) -> str | None:
     """The quantization that a file's name tells, in capitals: `tiny-q4_k_m.gguf` → `Q4_K_M`."""
-    found = QUANTIZATION.findall(_SPLIT.sub("", name).removesuffix(".gguf"))
+    found = _QUANTIZATION.findall(_SPLIT.sub("", name).removesuffix(".gguf"))
     return found[-1].upper() if found else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from deployer.description import Description, compact
 from deployer.frozen import dataclass
-from deployer.models.manifest import QUANTIZATION
+from deployer.models.manifest import quantization_in
 from deployer.models.metadata import shapes
 from deployer.profile import ModelChoice
 from deployer.resources import PACKAGE
@@ -83,9 +83,9 @@ def of(choice: ModelChoice) -> Description | None:
     entry = next((e for e in entries() if e.hub.lower() == (hub.removesuffix("-gguf") if named else hub)), None)
     if entry is None or named is None:
         return entry.description() if entry else None
-    said = QUANTIZATION.search(named)
+    said = quantization_in(named)
     try:
-        return entry.description(said[1].upper()) if said else None
+        return entry.description(said) if said else None
     except KeyError:
         return None
 
