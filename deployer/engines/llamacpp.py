@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 from deployer.engines.base import Engine, Job
-
-# The server's cache of earlier prompts, in MiB; its own default of 8 GiB would fill small hosts.
-_PROMPT_CACHE_MIB = 256
+from deployer.sizing.memory import PROMPT_CACHE
 
 
 def _arguments(job: Job) -> tuple[str, ...]:
@@ -20,7 +18,7 @@ def _arguments(job: Job) -> tuple[str, ...]:
         *("--ctx-size", str(job.context * job.concurrency)),
         *("--parallel", str(job.concurrency)),
         *("--threads", str(job.threads)),
-        *("--cache-ram", str(_PROMPT_CACHE_MIB)),
+        *("--cache-ram", str(PROMPT_CACHE >> 20)),
         "--no-ui",
         "--offline",
         *("--fit", "off"),  # memory is decided before the start; its own search loads every header twice

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 
 from deployer.engines.base import Engine, Job
-
-# Tokens that one step may work on. vLLM's own default depends on the card (8192 from 70 GiB on);
-# sizing counts with this.
-_BATCH = 2048
+from deployer.sizing.memory import BATCH, sequences
 
 
 def _arguments(job: Job) -> tuple[str, ...]:
@@ -20,8 +17,8 @@ def _arguments(job: Job) -> tuple[str, ...]:
         *("--port", job.port),
         *("--tensor-parallel-size", str(max(1, job.gpus))),
         *("--max-model-len", str(job.context)),
-        *("--max-num-seqs", str(max(job.concurrency, 16))),
-        *("--max-num-batched-tokens", str(_BATCH)),
+        *("--max-num-seqs", str(sequences(job.concurrency))),
+        *("--max-num-batched-tokens", str(BATCH)),
         *("--gpu-memory-utilization", f"{job.share:.2f}"),
         *("--dtype", "float16" if job.half else "auto"),
         *(("--kv-cache-dtype", "fp8") if job.cache == "8-bit" else ()),

@@ -20,7 +20,7 @@ _DELTA_NET = 12 << 20
 _CONTEXT = 645 << 20
 # Communication buffers for each GPU when several share every layer: 0.54 against 0.13 GiB (llm-d-planner's runs).
 _COMMUNICATION = {1: 140 << 20, 2: 560 << 20}
-PROMPT_CACHE = 256 << 20  # of llama-server, for earlier prompts: engines/llamacpp.py sets it
+PROMPT_CACHE = 256 << 20  # of llama-server, for earlier prompts; its own 8 GiB would fill small hosts
 SHARED = 1 << 30  # of /dev/shm, for several GPUs: runtimes/docker.py sets it
 VLLM_SHARE = 0.92  # gpu_memory_utilization, vLLM's default since 0.11
 SEQUENCES, BATCH = 256, 2048  # vLLM's max_num_seqs and max_num_batched_tokens on cards below 70 GiB
@@ -142,12 +142,12 @@ def _transformers(d: Description, use: Use) -> Memory:
 def _vllm(d: Description, use: Use) -> Memory:
     """Tensor parallelism: every layer is split; norms, routers and latent projections are on every GPU."""
     gpus = max(1, use.gpus)
-    sequences = use.sequences or max(use.users, 16)
+    at_once = use.sequences or sequences(use.users)
     kept = use.users * cache.shared(d, use.context, "vllm", gpus=gpus, number=use.number)
     return Memory("vllm", gpus, (
         Part("weights", split(d, gpus), "every tensor, split over the GPUs"),
         Part("cache", kept, f"{use.users} × {use.context} tokens in blocks of {cache.BLOCK}"),
-        Part("compute", buffers.vllm(d, sequences=sequences, batch=use.batch, gpus=gpus), "the sampler's logits"),
+        Part("compute", buffers.vllm(d, sequences=at_once, batch=use.batch, gpus=gpus), "the sampler's logits"),
         Part("graphs", buffers.VLLM_GRAPHS, "CUDA graphs"),
         Part("communication", _COMMUNICATION[min(gpus, 2)], "what is not torch's"),
         Part("context", _CONTEXT, "CUDA's own"),
@@ -157,6 +157,11 @@ def _vllm(d: Description, use: Use) -> Memory:
 def _shared(gpus: int) -> tuple[Part, ...]:
     """Shared memory, where GPUs cannot write to each other: NCCL's, at most what containers are given of it."""
     return (Part("shared", SHARED, "NCCL's, at most"),) if gpus > 1 else ()
+
+
+def sequences(users: int) -> int:
+    """vLLM's max_num_seqs for so many users, as engines/vllm.py sets it."""
+    return max(users, 16)
 
 
 def split(description: Description, gpus: int) -> int:
