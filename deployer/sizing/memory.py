@@ -8,13 +8,14 @@ from deployer.quantity import format_size
 from deployer.sizing import buffers, cache
 
 ENGINES = ("llamacpp", "transformers", "vllm")
-# What a process holds before any model. llama.cpp: 15 MB and 200 bytes for each piece of the vocabulary (measured,
-# 0c1e570). transformers: 477 MB resident less weights with torch's CPU build (measured, 5.0), taken larger.
-_PROCESS = {"llamacpp": 32 << 20, "transformers": 700 << 20, "vllm": 1 << 30}
+# What a process holds before any model. llama.cpp: 15 to 19 MB and 200 bytes for each piece of the vocabulary
+# (measured, 0c1e570). transformers: 477 MB resident less weights with torch's CPU build (measured, 5.0), taken larger.
+_PROCESS = {"llamacpp": 20 << 20, "transformers": 700 << 20, "vllm": 1 << 30}
 _PIECE = 200
-# llama.cpp keeps room for the graph of a delta net: 40 nodes for each of 512 tokens, where others have 8 for each
-# tensor (llama-context.cpp, graph_max_nodes). 10 MB more were measured with a small Qwen3-Next (0c1e570).
-_DELTA_NET = 12 << 20
+# llama.cpp keeps room for its graph: 1024 nodes or 8 for each tensor, and with delta nets 40 for each of 512 tokens or
+# 32 for each tensor (llama-context.cpp, graph_max_nodes). A small Qwen3-Next takes 25.5 MB more than others (0c1e570).
+_NODE = 1300
+_NODES, _TENSORS = 1024, 12  # a layer has 9 to 16 tensors
 # What a CUDA context takes on each GPU before any model. vLLM on an RTX 3090 starts with 0.63 GiB taken; gpustack
 # and llmfit assume 0.5 GB. Not one figure is published by NVIDIA, so the larger is taken.
 _CONTEXT = 645 << 20
@@ -96,9 +97,7 @@ def _llamacpp(d: Description, use: Use) -> Memory:
     held = weights(d, "llamacpp")
     kept = use.users * cache.request(d, use.context, "llamacpp", number=use.number)
     scratch = buffers.llamacpp(d, use.context, use.users)
-    process = _PROCESS["llamacpp"] + _PIECE * d.vocabulary
-    if any(t.role in ("ssm_ba", "ssm_beta", "ssm_alpha") for t in d.tensors):
-        process += _DELTA_NET
+    process = _PROCESS["llamacpp"] + _PIECE * d.vocabulary + _NODE * _nodes(d)
     served = 4 * use.users * (d.vocabulary + d.hidden)
     if not use.gpus:
         return Memory("llamacpp", 0, (
@@ -122,6 +121,14 @@ def _llamacpp(d: Description, use: Use) -> Memory:
         Part("prompts", PROMPT_CACHE, "the server's memory of earlier prompts"),
         Part("process", process + served, "the program, its vocabulary, its answers"),
     ))  # fmt: skip
+
+
+def _nodes(d: Description) -> int:
+    """The nodes of a graph that llama.cpp keeps room for."""
+    tensors = _TENSORS * len(d.layers)
+    if any(t.role in ("ssm_ba", "ssm_beta", "ssm_alpha") for t in d.tensors):
+        return max(40 * 512, 32 * tensors)
+    return max(_NODES, 8 * tensors)
 
 
 def _transformers(d: Description, use: Use) -> Memory:
