@@ -104,7 +104,7 @@ def _shared(ask: Questions) -> int | None:
 
 
 def bandwidth(threads: int = 1) -> float:
-    """Bytes per second of a core's own time that each of so many cores reads while all do; median of five, about 0.1 s.
+    """Bytes per second of a core's own time that each of so many cores reads while all do; median of three, 50 ms.
 
     What other programs take of the cores does not count. The C library looks for a byte that is not there: a plain
     read at full speed, without Python's lock.
@@ -121,7 +121,7 @@ def bandwidth(threads: int = 1) -> float:
     def read(_: int) -> list[float]:
         block = (ctypes.c_char * size).from_buffer(bytearray(b"\1") * size)
         found = []
-        for _ in range(5):
+        for _ in range(3):
             start = time.thread_time()
             library.memchr(ctypes.addressof(block), 0, size)
             found.append(size / max(time.thread_time() - start, 1e-6))
