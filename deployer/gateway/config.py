@@ -36,13 +36,19 @@ class Replica:
 
 @dataclass(frozen=True)
 class Model:
-    """One model by the name that clients use; `paths` are those of the API that its engine has."""
+    """One model by the name that clients use; `paths` are those of the API that its engine has.
+
+    `context` is what prompt and answer may have together, `prompt` what a prompt may have, both in tokens; `overflow`
+    what happens to a longer one.
+    """
 
     id: str
     engine: str
     context: int | None
     paths: tuple[str, ...]
     replicas: tuple[Replica, ...]
+    prompt: int | None = None
+    overflow: str = "refuse"
 
 
 @dataclass(frozen=True)

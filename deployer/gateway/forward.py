@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from . import relay
+from . import relay, window
 from .config import Key, Model
 from .dialects import spoken
 from .errors import UNAVAILABLE, Refusal
@@ -72,6 +73,7 @@ class Forward:
         headers = dict(scope["headers"])
         asked = headers[_ASKED].decode("latin-1") if _ASKED in headers else None
         with gateway.keys.held(key):
+            dropped = 0
             try:
                 while True:
                     taken = gateway.replicas.slot(model, _session(value), asked)
@@ -79,7 +81,10 @@ class Forward:
                     try:
                         one.queued = time.monotonic() - one.came
                         one.replica = place.replica.name
-                        if await self._ask(place, path, value, send, watch, one, model):
+                        counting = partial(self._count, place, model, watch)
+                        value, fewer = await window.fitted(model, value, counting)
+                        dropped += fewer
+                        if await self._ask(place, path, value, send, watch, one, model, dropped):
                             return
                     finally:
                         await taken.__aexit__(None, None, None)
@@ -87,8 +92,9 @@ class Forward:
                 gateway.keys.pay(key, (one.prompt_tokens or 0) + one.tokens)
 
     async def _ask(
-        self, place: Place, path: str, value: dict[str, Any], send: Send, watch: Watch, one: Request, model: Model
-    ) -> bool:
+        self, place: Place, path: str, value: dict[str, Any], send: Send, watch: Watch, one: Request, model: Model,
+        dropped: int,
+    ) -> bool:  # fmt: skip
         """Whether `place` took the request; False when another one may be asked instead."""
         replica = place.replica
         headers = {"Content-Type": "application/json", "X-Request-Id": one.id}
@@ -115,12 +121,31 @@ class Forward:
                 await send({"type": "http.response.body", "body": body, "more_body": False})
                 return True
             more = {"x-deployer-replica": replica.name}
+            if dropped:
+                more["x-deployer-dropped-messages"] = str(dropped)
             start = {"type": "http.response.start", "status": answer.status}
             await send({**start, "headers": relay.headers_of(answer, {**more, "cache-control": "no-store"})})
             await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed)
             return True
         finally:
             answer.close()
+
+    async def _count(self, place: Place, model: Model, watch: Watch, messages: list[Any]) -> int | None:
+        """Tokens of a chat, as the engine counts them; None where it cannot."""
+        if model.engine not in window.COUNTING:
+            return None
+        path, name = window.COUNTING[model.engine]
+        content = {"model": place.replica.model, "messages": messages}
+        headers = {"Authorization": f"Bearer {place.replica.key}"} if place.replica.key else {}
+        asking = self._gateway.client.post(f"{place.replica.url}{path}", json=content, headers=headers)
+        try:
+            answer: aiohttp.ClientResponse = await watch.unless_gone(asyncio.ensure_future(_begun(asking)))
+        except aiohttp.ClientConnectorError:
+            return None  # the request itself finds out
+        async with answer:
+            told = await answer.json(content_type=None) if answer.status == 200 else {}
+        found = told.get(name) if isinstance(told, dict) else None
+        return found if isinstance(found, int) else None
 
     def _model(self, value: dict[str, Any], key: Key, path: str) -> Model:
         models = self._gateway.config.models

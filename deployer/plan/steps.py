@@ -255,17 +255,19 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
 
 def _door(choice: Choice, inside: Inside, generation: int, key: Path | None) -> dict[str, Any]:
     """What the gateway is told (deployer/gateway/config.py)."""
+    asked = choice.profile.gateway
     replica = {
         "name": "engine", "url": inside.engine_url, "slots": choice.concurrency, "key": str(key) if key else None,
         "model": choice.alias if choice.engine.aliases else inside.model,
     }  # fmt: skip
     model = {
         "id": choice.alias, "engine": choice.engine.name, "context": choice.context, "paths": list(choice.engine.paths),
-        "replicas": [replica],
+        "replicas": [replica], "prompt": asked.prompt, "overflow": asked.overflow,
     }  # fmt: skip
     return {
         "deployment": choice.name, "generation": generation, "models": [model],
-        "open": choice.profile.serving.api_key == "none",
+        "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
+        "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
     }  # fmt: skip
 
 
