@@ -1,8 +1,7 @@
 """The gateway beside the bare engine and beside nginx on the same engine: `make bench-gateway`.
 
-A stub engine (benchmarks/engine_stub.py) streams tokens at a fixed rate, so that what the door adds is seen, and as fast
-as it can, so that what a token costs is seen. With `--engine URL --key FILE` the same is asked of a real engine. All
-ways are measured in turn in each round.
+A stub engine (benchmarks/engine_stub.py) streams tokens at a fixed rate, so that what the door adds is seen, and as
+fast as it can, so that what a token costs is seen. All ways are measured in turn in each round.
 
     python benchmarks/gateway.py --rounds 5 --save
 """
@@ -63,7 +62,8 @@ def main() -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if options.save:
-        save(results, "gateway.json", rounds=options.rounds, load={"before": before, "after": os.getloadavg()}, **host())
+        load = {"before": before, "after": os.getloadavg()}
+        save(results, "gateway.json", rounds=options.rounds, load=load, **host())
     return 0 if all(ratio.met for ratio in results) else 1
 
 
