@@ -12,6 +12,7 @@ from deployer.engines import Job
 from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.plan.resolve import Choice
+from deployer.profile import Safety
 from deployer.runtimes import Inside, Launch, Part, Runtime
 from deployer.sizing import wanted
 
@@ -268,6 +269,17 @@ def _door(choice: Choice, inside: Inside, generation: int, key: Path | None) -> 
         "deployment": choice.name, "generation": generation, "models": [model],
         "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
         "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
+        "safety": _safety(asked.safety),
+    }  # fmt: skip
+
+
+def _safety(asked: Safety | None) -> dict[str, Any] | None:
+    if asked is None:
+        return None
+    return {
+        "patterns": {one.name: one.pattern for one in asked.patterns}, "url": asked.url, "kind": asked.kind,
+        "model": asked.model, "before": asked.check != "answers", "after": asked.check != "requests",
+        "window": asked.window, "otherwise": asked.otherwise,
     }  # fmt: skip
 
 

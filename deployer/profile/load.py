@@ -16,8 +16,10 @@ from deployer.profile.values import (
     Limits,
     ModelChoice,
     ModelFile,
+    Pattern,
     Profile,
     Requirements,
+    Safety,
     Serving,
 )
 
@@ -225,6 +227,14 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
         variant=raw["variant"],
         runtime=raw.get("runtime"),
         serving=Serving(**raw.get("serving", {})),
-        gateway=Gateway(**raw.get("gateway", {})),
+        gateway=_gateway(raw.get("gateway", {})),
         limits=Limits(**raw.get("limits", {})),
     )
+
+
+def _gateway(raw: dict[str, Any]) -> Gateway:
+    safety = raw.get("safety")
+    if safety is None:
+        return Gateway(**raw)
+    patterns = tuple(Pattern(**one) for one in safety.get("patterns", ()))
+    return Gateway(**{**raw, "safety": Safety(**{**safety, "patterns": patterns})})

@@ -82,6 +82,27 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """A regular expression that neither requests nor answers may match, and what it stands for."""
+
+    name: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Safety:
+    """A check of requests and answers: patterns, or what answers at `url`. `window` in characters."""
+
+    patterns: tuple[Pattern, ...] = ()
+    url: str | None = None
+    kind: str = "moderation"
+    model: str | None = None
+    check: str = "both"
+    window: int = 160
+    otherwise: str = "refuse"
+
+
+@dataclass(frozen=True)
 class Gateway:
     """What the gateway lets in. `queue` in requests, `wait` in seconds, `body` in bytes, `prompt` in tokens."""
 
@@ -92,6 +113,7 @@ class Gateway:
     overflow: str = "refuse"
     cors: tuple[str, ...] = ()
     log: str = "requests"
+    safety: Safety | None = None
 
 
 @dataclass(frozen=True)

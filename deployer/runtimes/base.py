@@ -53,6 +53,11 @@ class Launch:
     parts: tuple[Part, ...]
     told: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def outside(self) -> bool:
+        """Whether the gateway asks somebody who is not on this host."""
+        return bool((self.told.get("safety") or {}).get("url"))
+
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Launch:
         """The launch that `dataclasses.asdict` made `raw` of."""

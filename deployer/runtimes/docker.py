@@ -84,7 +84,7 @@ class DockerRuntime:
             # containers name their network when they are made and need it when they start
             with ThreadPoolExecutor() as aside:
                 networks = [
-                    aside.submit(self._ensure_network, launch.unit, inner)
+                    aside.submit(self._ensure_network, launch.unit, inner, launch.outside)
                     for inner in ((True, False) if behind else (False,))
                 ]
                 made = [client.api.create_container(**self._create(launch, part)) for part in launch.parts]
@@ -339,11 +339,11 @@ class DockerRuntime:
     def _network(self, unit: str, *, inner: bool) -> str:
         return f"deployer-{unit}-{self._tag}" + ("-inner" if inner else "")
 
-    def _ensure_network(self, unit: str, inner: bool) -> None:
+    def _ensure_network(self, unit: str, inner: bool, outside: bool) -> None:
         import docker.errors
 
         name = self._network(unit, inner=inner)
-        options = {} if inner else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+        options = {} if inner or outside else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         label = {f"{_LABEL}.network": f"{self._tag}-{unit}"}
         client = self._engine()
         if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too
