@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ HTTP = httpx.Client(trust_env=False, timeout=30)
 WORD = {"patterns": {"secrets": r"pass\s*word"}}
 
 
-def says(*words: str, done: bool = True) -> Callable[[Handler], None]:
+def says(*words: str, done: bool = True, pause: float = 0.0) -> Callable[[Handler], None]:
     """An engine that streams these words, one event each, or answers with all of them."""
 
     def play(handler: Handler) -> None:
@@ -31,6 +32,7 @@ def says(*words: str, done: bool = True) -> Callable[[Handler], None]:
             for word in words:
                 event = {"id": "c1", "model": OUTER, "choices": [{"index": 0, "delta": {"content": word}}]}
                 handler.chunk(b"data: %s\n\n" % json.dumps(event).encode())
+                time.sleep(pause)
             if done:
                 handler.chunk(b"data: [DONE]\n\n")
             handler.wfile.write(b"0\r\n\r\n")
