@@ -97,6 +97,7 @@ class Config:
     wait: float = 120.0
     cors: tuple[str, ...] = ()
     log_prompts: bool = False
+    certificate: str | None = None  # its hash, so that `up` knows which one it serves
     safety: Safety | None = None
     keys: tuple[Key, ...] = field(default=(), repr=False)
 

@@ -192,6 +192,12 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
             problems.append(
                 f"{path}:{at}: model.files: a wheel needs its one model file with path and sha256"
             )
+    serving, door = raw.get("serving", {}), raw.get("gateway", {})
+    if not serving.get("address", "127.").startswith("127.") and serving.get("api_key") == "none":
+        at = line("serving", "api_key")
+        problems.append(f"{path}:{at}: serving.api_key: whoever reaches serving.address could use it (required)")
+    if ("certificate" in door) != ("certificate_key" in door):
+        problems.append(f"{path}:{line('gateway')}: gateway: certificate and certificate_key go together (name both)")
     gpu = raw["requirements"].get("gpu")
     if raw["engine"] == "transformers" and raw.get("serving", {}).get("cache") == "8-bit":
         at = line("serving", "cache")

@@ -108,6 +108,7 @@ SOURCE = _pattern(
     "pypi://package==version or file:///a/folder/or/file",
 )
 
+ADDRESS = _pattern("address", r"[0-9]{1,3}(\.[0-9]{1,3}){3}", "an IPv4 address")
 URL = _pattern("URL", r"https?://[^\s]+", "http://… or https://…")
 REGEX = Kind("regular expression", _regex, {"type": "string", "format": "regex"})
 ORIGIN = _pattern("origin", r"https?://[\w.-]+(:[0-9]+)?", "https://host or http://host:port, without a path")
@@ -183,7 +184,8 @@ PROFILE = Section(
                     _whole(1, 1024), "requests served at the same time; without this, what the memory holds"
                 ),
                 "cache": Key(_choice("16-bit", "8-bit"), "numbers of the cache; 8 bits hold twice the tokens"),
-                "port": Key(_whole(1, 65535), "port on 127.0.0.1"),
+                "address": Key(ADDRESS, "where it can be reached; `0.0.0.0` is every network of this host (127.0.0.1)"),
+                "port": Key(_whole(1, 65535), "port there"),
                 "api_key": Key(_choice("required", "none"), "`none` lets every local program use the model"),
             },
         ),
@@ -200,6 +202,8 @@ PROFILE = Section(
                 ),
                 "cors": Key(ORIGIN, "origins whose pages may use it, as `https://chat.example`", many=True),
                 "log": Key(_choice("requests", "prompts"), "`prompts` writes what people ask into the log"),
+                "certificate": Key(TEXT, "file with the certificate and its chain, for TLS; from the profile's folder"),
+                "certificate_key": Key(TEXT, "file with its private key"),
                 "safety": Section(
                     doc="a check of requests and answers; without this, there is none",
                     keys={

@@ -77,6 +77,7 @@ class Serving:
     context: int | None = None
     concurrency: int | None = None
     cache: str = "16-bit"
+    address: str = "127.0.0.1"
     port: int = 8000
     api_key: str = "required"
 
@@ -113,6 +114,8 @@ class Gateway:
     overflow: str = "refuse"
     cors: tuple[str, ...] = ()
     log: str = "requests"
+    certificate: str | None = None
+    certificate_key: str | None = None
     safety: Safety | None = None
 
 

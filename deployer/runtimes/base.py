@@ -45,12 +45,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Launch:
-    """A unit to start. The last part is the one that clients reach, on 127.0.0.1:`port`; it is `told` what to do."""
+    """A unit to start. The last part is the one that clients reach, on `address`:`port`; it is `told` what to do."""
 
     unit: str
     generation: int
     port: int
     parts: tuple[Part, ...]
+    address: str = "127.0.0.1"
     told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,7 +67,8 @@ class Launch:
             mounts = tuple(Mount(**mount) for mount in part["mounts"])
             lists = {"arguments": tuple(part["arguments"]), "gpus": tuple(part["gpus"]), "mounts": mounts}
             parts.append(Part(**{**part, **lists}))
-        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), raw.get("told", {}))
+        more = {name: raw[name] for name in ("address", "told") if name in raw}
+        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), **more)
 
     @property
     def fingerprint(self) -> str:

@@ -303,7 +303,7 @@ class DockerRuntime:
         host: dict[str, Any] = HostConfig(
             version="1.41",
             binds=[f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts],
-            port_bindings={f"{PORT}/tcp": ("127.0.0.1", launch.port)} if public else None,
+            port_bindings={f"{PORT}/tcp": (launch.address, launch.port)} if public else None,
             network_mode=network,
             read_only=True,
             tmpfs={"/tmp": _COMPILED if part.compiles else _SCRATCH},
