@@ -6,7 +6,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing docs golden picture compat-data images lock clean
+.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing bench-gateway docs golden picture compat-data images lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -46,6 +46,10 @@ bench-pull: $(VENV)/.developer
 # Memory and speed as told and as they are, beside other estimators; the table of docs/fit.md. ARGS="memory published"
 bench-sizing: $(VENV)/.developer
 	$(BIN)/python benchmarks/sizing.py $(ARGS)
+
+# The gateway beside the bare engine and nginx, a minute; ARGS="--soak 10" is ten minutes of mixed load.
+bench-gateway: $(VENV)/.developer
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
 # docs/checks.md and docs/check.schema.json, made again from the code.
 docs: $(VENV)/.developer
