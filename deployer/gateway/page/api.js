@@ -1,6 +1,6 @@
 // The server: requests with the key, what went wrong as a `Failure`, and the events of a stream.
 
-const NAME = "key";
+const NAME = "deployer.key";
 
 /** The key, in sessionStorage: until the tab is closed. Other tabs of this page are asked for theirs once. */
 export const key = {

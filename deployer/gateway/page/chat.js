@@ -17,7 +17,7 @@ const box = at("message");
 const scroll = at("scroll");
 const narrow = matchMedia("(max-width: 760px)");
 
-const runs = new Map(); // conversation id -> {stop, message}
+const runs = new Map(); // conversation id -> {stop}
 let conversations = [];
 let current = null;
 let names = []; // the models that the server has
@@ -176,11 +176,11 @@ async function begin(conversation, question) {
   const control = new AbortController();
   const message = add(conversation, question.id, { role: "assistant", content: "", reasoning: "", state: "waiting" });
   message.retryAt = null;
-  runs.set(conversation.id, { stop: () => control.abort(), message });
+  runs.set(conversation.id, { stop: () => control.abort() });
   keep(conversation);
   show();
+  const saving = setInterval(() => keep(conversation), 2000);
   let drawing = 0;
-  let kepts = performance.now();
   let begun = false;
   const draw = () => {
     drawing = 0;
@@ -194,12 +194,9 @@ async function begin(conversation, question) {
       begun = true;
       say(t("said.start"));
     }
-    if (performance.now() - kepts > 2000) {
-      kepts = performance.now();
-      keep(conversation);
-    }
   });
   clearTimeout(drawing);
+  clearInterval(saving);
   runs.delete(conversation.id);
   conversation.updated = Date.now();
   if (conversations.includes(conversation)) keep(conversation);
@@ -302,7 +299,6 @@ function build() {
   });
   new ResizeObserver(() => sticks && toEnd()).observe(scroll);
   document.addEventListener("keydown", shortcut);
-  addEventListener("pagehide", () => runs.forEach(({ message }, id) => keep(conversations.find((one) => one.id === id) ?? current)));
   relabel();
 }
 

@@ -15,7 +15,7 @@ export class Plot {
     this.when = h("span.when");
     this.canvas = svg("svg", { role: "img", height: HEIGHT });
     this.element = h("section.plot", {},
-      h("div.plothead", {}, h("h3", { t: name }), this.when), this.value, this.canvas);
+      h("div.plothead", {}, h("h2", { t: name }), this.when), this.value, this.canvas);
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => this.point(null));
     new ResizeObserver(() => this.draw()).observe(this.canvas);

@@ -60,7 +60,10 @@ export class Sidebar {
     };
     field.addEventListener("keydown", (event) => {
       if (event.isComposing) return;
-      if (event.key === "Enter") end(true);
+      if (event.key === "Enter") {
+        event.preventDefault(); // or it would press the button that gets the focus
+        end(true);
+      }
       if (event.key === "Escape") {
         event.stopPropagation();
         end(false);
