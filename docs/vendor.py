@@ -25,14 +25,16 @@ def main(write: bool) -> None:
         for package in sorted({f"{name}@{version}" for name, version, *_ in rows}):
             folder = Path(scratch, package.replace("/", "-"))
             folder.mkdir()
-            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL
+            )
             with tarfile.open(next(folder.glob("*.tgz"))) as archive:
                 for member in archive.getmembers():
                     if member.isfile():
                         content = archive.extractfile(member)
                         assert content
                         fetched[f"{package}/{member.name.removeprefix('package/')}"] = content.read()
-    wrong = False
+    wrong = []
     for row in rows:
         name, version, inside, file, digest = row
         content = fetched[f"{name}@{version}/{inside}"]
@@ -40,11 +42,10 @@ def main(write: bool) -> None:
         if row[4] == digest or write:
             (VENDOR / file).write_bytes(content)
         else:
-            wrong = True
-            print(f"{file}: {row[4]}, the lock says {digest}", file=sys.stderr)
+            wrong.append(f"{file} is {row[4]}, the lock says {digest}")
     if write:
         LOCK.write_text("\n".join([head, *("\t".join(row) for row in rows)]) + "\n")
-    sys.exit(wrong)
+    sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ async function remove(conversation) {
   await store.remove(conversation.id);
   if (conversation === current) fresh();
   else sidebar.show(conversations);
+  at("new").focus();
   toast(t("deleted", { title: conversation.title }), t("undo"), () => {
     conversations.push(conversation);
     keep(conversation);
@@ -132,9 +133,10 @@ async function reload(id) {
 
 // asking and answering
 
-function send() {
+async function send() {
+  if (!current.model) await findModels();
   const text = box.value.trim();
-  if (!text || running(current)) return;
+  if (!text || !current.model || running(current)) return;
   box.value = "";
   fit();
   if (!conversations.includes(current)) conversations.push(current);
@@ -172,7 +174,6 @@ function hurry(message) {
 }
 
 async function begin(conversation, question) {
-  if (!conversation.model && names.length) conversation.model = names[0];
   const control = new AbortController();
   const message = add(conversation, question.id, { role: "assistant", content: "", reasoning: "", state: "waiting" });
   message.retryAt = null;
@@ -181,15 +182,18 @@ async function begin(conversation, question) {
   show();
   const saving = setInterval(() => keep(conversation), 2000);
   let drawing = 0;
+  let pause = 33; // ms: thirty times a second, or less often where drawing takes longer
   let begun = false;
   const draw = () => {
     drawing = 0;
     if (conversation !== current) return;
+    const since = performance.now();
     thread.update(message);
     if (sticks) toEnd();
+    pause = Math.max(33, 4 * (performance.now() - since));
   };
   await answer(conversation, message, control.signal, () => {
-    drawing ||= setTimeout(draw, 33);
+    drawing ||= setTimeout(draw, pause);
     if (!begun && message.state === "streaming") {
       begun = true;
       say(t("said.start"));

@@ -84,7 +84,7 @@ export class Markdown {
   }
 
   block(token, links) {
-    const element = h(`div.${token.type}`);
+    const element = h(`div.${token.type}`, { dir: "auto" });
     element.innerHTML = purify.sanitize(marked.parser(Object.assign([token], { links })), SAFE);
     for (const pre of element.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
     for (const table of element.querySelectorAll("table")) {

@@ -87,9 +87,9 @@ export class Plot {
   }
 }
 
-/** The next of 1, 2, 5 times a power of ten: 37 -> 50. */
+/** The next figure that is easy to read: 37 -> 40. */
 function nice(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }

@@ -19,6 +19,7 @@ const plots = {
 const name = h("h1");
 const state = h("span.state");
 const news = h("p.hint", { role: "status" });
+const retry = h("button.plain", { type: "button", t: "retry", hidden: true });
 const facts = h("dl.facts");
 const models = h("div");
 const gpus = h("div.cards");
@@ -33,7 +34,7 @@ function build() {
     h("span.tools", {}, themeButton(), languageButton(words), forgetButton()));
   const main = document.getElementById("main");
   main.append(
-    h("div.title", {}, name, state, news), facts,
+    h("div.title", {}, name, state, news, retry), facts,
     h("div.plots", {}, ...Object.values(plots).map((plot) => plot.element)),
     h("h2", { t: "status.models" }), models,
     h("h2", { t: "status.gpus" }), gpus);
@@ -129,6 +130,7 @@ async function refresh() {
 async function live() {
   for (;;) {
     if (document.visibilityState === "visible") await refresh();
+    while (failure?.kind === "key") await wanted(); // who closed the window is not asked again every five seconds
     await new Promise((resolve) => {
       const waiting = setTimeout(done, EVERY);
       function done() {
@@ -139,6 +141,13 @@ async function live() {
       document.addEventListener("visibilitychange", done);
     });
   }
+}
+
+async function wanted() {
+  retry.hidden = false;
+  await new Promise((resolve) => retry.addEventListener("click", resolve, { once: true }));
+  retry.hidden = true;
+  await refresh();
 }
 
 onKeyWanted(askKey);

@@ -59,7 +59,7 @@ export class Thread {
 class Said {
   constructor(thread, message) {
     Object.assign(this, { thread, message });
-    this.text = h("div.bubble", { textContent: message.content });
+    this.text = h("div.bubble", { textContent: message.content, dir: "auto" });
     this.tools = h("div.tools");
     this.element = h("article.said", { label: "you" }, this.text, this.tools);
   }
@@ -77,7 +77,7 @@ class Said {
   edit() {
     if (this.thread.running(this.thread.conversation)) return;
     const { message } = this;
-    const area = h("textarea", { label: "edit.text", value: message.content, rows: 1 });
+    const area = h("textarea", { label: "edit.text", value: message.content, rows: 1, dir: "auto" });
     const close = () => {
       this.element.classList.remove("editing");
       this.element.replaceChildren(this.text, this.tools);

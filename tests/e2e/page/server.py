@@ -59,7 +59,9 @@ class PageServer:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ]
         )
-        config = uvicorn.Config(app, port=self.port, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, port=self.port, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
@@ -136,7 +138,9 @@ class PageServer:
             self.left += not over
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> Response:
+def _error(
+    status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None
+) -> Response:
     value = {"error": {"message": message, "type": "error", "param": None, "code": code}}
     return JSONResponse(value, status, headers)
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.e2e
 WIDE = {"width": 1200, "height": 800}
 PHONE = {"width": 360, "height": 740}
 RICH = (
-    "# Title\n\nText with `code`, a [link](https://e.org) and ~~more~~.\n\n```python\ndef f(x: int) -> str:  # a comment\n"
+    "# Title\n\nText with `code`, a [link](https://e.org) and ~~more~~.\n\n"
+    "```python\ndef f(x: int) -> str:  # a comment\n"
     '    return f"{x}" + "y" * 200\n```\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |\n\n> quoted\n\n- [x] done\n- item\n\n'
     "```diff\n+ added\n- removed\n```\n\n```js\nclass A { b = /x/g; c = null }\n```\n\n```yaml\na: 1\n```"
 )
@@ -74,7 +75,9 @@ def test_chat_has_no_barrier(browser: Browser, server: PageServer, scheme: str, 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_status_has_no_barrier(browser: Browser, server: PageServer, scheme: str, size: dict[str, int]) -> None:
+def test_status_has_no_barrier(
+    browser: Browser, server: PageServer, scheme: str, size: dict[str, int]
+) -> None:
     with visit(browser, server, color_scheme=scheme, viewport=size) as tab:
         tab.open("/status").page.wait_for_selector(".plot .line")
         assert axe(tab) == []

@@ -41,9 +41,11 @@ HOSTILE = {
     "object-embed": f'<object data="{AWAY}"></object><embed src="{AWAY}"><applet code="x"></applet>',
     "style": f"<style>@import '{AWAY}'; body {{ background: url({AWAY}) }}</style>",
     "style-attribute": f'<b style="background:url({AWAY});position:fixed;inset:0">x</b>',
-    "link-and-meta": f'<link rel=stylesheet href="{AWAY}"><meta http-equiv=refresh content="0;url={AWAY}"><base href="{AWAY}">',
+    "link-and-meta": f'<link rel=stylesheet href="{AWAY}">'
+    f'<meta http-equiv=refresh content="0;url={AWAY}"><base href="{AWAY}">',
     "prefetch": f'<link rel="dns-prefetch" href="{AWAY}"><link rel="preconnect" href="{AWAY}">',
-    "form": f'<form action="{AWAY}"><input name=key><button formaction="javascript:{RUN}">Your key, please</button></form>',
+    "form": f'<form action="{AWAY}"><input name=key>'
+    f'<button formaction="javascript:{RUN}">Your key, please</button></form>',
     "media": f'<video src="{AWAY}" onerror="{RUN}"></video><audio src="{AWAY}"></audio><video poster="{AWAY}"></video>',
     "details-toggle": f'<details open ontoggle="{RUN}"><summary onclick="{RUN}">x</summary></details>',
     "clobbering": '<b id="said">x</b><img name="body"><form id="thread"><input name="firstChild"></form>',
@@ -56,10 +58,8 @@ HOSTILE = {
     "nested-lists": "> " * 200 + f'<img src=x onerror="{RUN}">',
     "autolink": f'https://e.org/"onmouseover="{RUN}" www.e.org/<script>{RUN}</script>',
 }  # fmt: skip
-ALLOWED = set(
-    "A B BLOCKQUOTE BR CODE DEL DETAILS EM H1 H2 H3 H4 H5 H6 HR I INPUT KBD LI MARK OL P PRE S SMALL SPAN STRONG SUB "
-    "SUMMARY SUP TABLE TBODY TD TH THEAD TR U UL".split()
-)
+ALLOWED = """A B BLOCKQUOTE BR CODE DEL DETAILS EM H1 H2 H3 H4 H5 H6 HR I INPUT KBD LI MARK OL P PRE S SMALL SPAN STRONG
+SUB SUMMARY SUP TABLE TBODY TD TH THEAD TR U UL"""
 # what is in the answer but was not put there by the page itself: code's frame and the tables' have tools in them
 LOOK = """() => {
   const found = [];
@@ -75,7 +75,7 @@ ATTRIBUTES = {"href", "title", "class", "align", "start", "type", "checked", "di
 
 def check(chat: Visit) -> None:
     for name, attributes in chat.page.evaluate(LOOK):
-        assert name in ALLOWED
+        assert name in ALLOWED.split()
         assert set(attributes) <= ATTRIBUTES, (name, attributes)
         assert attributes.get("href", "https://").startswith(("https://", "http://", "mailto:"))
         assert attributes.get("class", "hljs-").startswith(("hljs-", "language-"))
@@ -105,7 +105,11 @@ def test_hostile_output_does_nothing(tab: Visit, name: str) -> None:
     assert chat.page.title() == "Be hostile. · deployer"
     assert chat.page.url == f"{chat.server.url}/"
     expect(answer.locator(".prose").last).to_contain_text("after")
-    assert (chat.violations(), chat.away, chat.errors) == ([], [], [])  # errors: thrown, logged, or a dialog shown
+    assert (chat.violations(), chat.away, chat.errors) == (
+        [],
+        [],
+        [],
+    )  # errors: thrown, logged, or a dialog shown
 
 
 def test_html_is_shown_as_the_text_it_is(chat: Visit) -> None:
@@ -133,7 +137,8 @@ def test_the_policy_itself_stops_what_would_get_past_the_page(chat: Visit) -> No
     """The second wall: with the sanitiser out of the way, the browser still runs and fetches nothing."""
     failures: list[str | None] = []
     chat.page.on("requestfailed", lambda request: failures.append(request.failure))
-    chat.page.evaluate("""(away) => {
+    chat.page.evaluate(
+        """(away) => {
       const attempts = {
         html: () => (document.getElementById("thread").innerHTML = "<img src=x onerror=alert(1)>"),
         made: () => document.body.append(Object.assign(document.createElement("script"), {text: "alert(1)"})),
@@ -143,12 +148,15 @@ def test_the_policy_itself_stops_what_would_get_past_the_page(chat: Visit) -> No
       });
       const inline = document.createElement("b");
       inline.setAttribute("style", "position: fixed");
-      document.body.append(inline, Object.assign(new Image(), {src: away}), Object.assign(document.createElement("iframe"), {src: away}));
+      const frame = Object.assign(document.createElement("iframe"), {src: away});
+      document.body.append(inline, Object.assign(new Image(), {src: away}), frame);
       setTimeout(() => { // what a debugger evaluates is exempt, what it leaves behind is not
         try { eval("alert(1)"); } catch { stopped.push("eval"); }
         fetch(away).catch(() => stopped.push("fetch"));
       });
-    }""", AWAY)
+    }""",
+        AWAY,
+    )
     chat.until("stopped.includes('fetch')")
     assert chat.page.evaluate("stopped") == ["html", "made", "eval", "fetch"]
     chat.until("new Set(violations.map((one) => one.split(' ')[0])).size >= 5")

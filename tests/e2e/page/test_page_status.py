@@ -94,6 +94,10 @@ def test_a_deployment_that_has_done_nothing_yet(browser: Browser, server: PageSe
 def test_it_asks_for_the_key_and_shares_it_with_the_chat(browser: Browser, server: PageServer) -> None:
     with visit(browser, server) as tab:
         tab.open("/status", key=None)
+        tab.page.get_by_label("API key").wait_for()
+        tab.page.keyboard.press("Escape")
+        expect(tab.page.locator(".title .hint")).to_contain_text("No key was given")
+        tab.page.get_by_role("button", name="Try again").click()
         tab.page.get_by_label("API key").fill(KEY)
         tab.page.keyboard.press("Enter")
         tab.page.wait_for_selector(".plot .line")

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.e2e
 
 
 def test_too_many_requests_counts_down_and_tries_again(chat: Visit) -> None:
-    chat.server.answers += [Answer(status=429, message="2 per minute", headers={"Retry-After": "3"}), Answer()]
+    chat.server.answers += [
+        Answer(status=429, message="2 per minute", headers={"Retry-After": "3"}),
+        Answer(),
+    ]
     begun = time.monotonic()
     chat.send("Hello")
     trouble = chat.page.locator(".trouble")
@@ -57,7 +60,10 @@ def test_a_page_that_is_opened_before_the_model_is_there(chat: Visit) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (Answer(status=400, message="too long", code="context_length_exceeded"), "longer than the model can read"),
+        (
+            Answer(status=400, message="too long", code="context_length_exceeded"),
+            "longer than the model can read",
+        ),
         (Answer(status=400, message="top_k is unknown"), "did not accept the request. top_k is unknown"),
         (Answer(status=403, message="not this model"), "This key may not do that."),
         (Answer(status=404, message="gone"), "The server does not have this."),
@@ -106,7 +112,9 @@ def test_an_answer_with_nothing_in_it_and_one_that_was_filtered(chat: Visit) -> 
 
 
 def test_a_browser_that_keeps_nothing(chat: Visit) -> None:
-    chat.page.add_init_script("Object.defineProperty(window, 'indexedDB', {get() { throw new Error('off'); }})")
+    chat.page.add_init_script(
+        "Object.defineProperty(window, 'indexedDB', {get() { throw new Error('off'); }})"
+    )
     chat.page.reload()
     expect(chat.page.locator("#list")).to_contain_text("This browser keeps nothing for this page")
     chat.ask("Hello")

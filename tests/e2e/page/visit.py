@@ -46,7 +46,7 @@ class Visit:
     def open(self, path: str = "/", key: str | None = KEY) -> Visit:
         """Opens a page; with `key` the tab has it already."""
         if key:
-            self.page.add_init_script(f"sessionStorage.getItem('deployer.key') ?? sessionStorage.setItem('deployer.key', '{key}')")
+            self.page.add_init_script(f"sessionStorage['deployer.key'] ??= '{key}'")
         self.page.goto(self.server.url + path)
         if key and path == "/":
             self.page.wait_for_selector("#which span, #which select")
@@ -92,7 +92,10 @@ def visit(browser: Browser, server: PageServer, **context: Any) -> Iterator[Visi
         yield tab
         assert tab.violations() == []
         assert tab.away == []
-        refusals = ("Failed to load resource: the server responded", "net::ERR_")  # the answers that tests play
+        refusals = (
+            "Failed to load resource: the server responded",
+            "net::ERR_",
+        )  # the answers that tests play
         assert [error for error in tab.errors if not any(known in error for known in refusals)] == []
     finally:
         made.close()
