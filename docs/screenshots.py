@@ -29,7 +29,9 @@ QUESTIONS = (
     "Write a Python function that adds up a list of numbers, and say in two sentences how it works.",
     "Now write one that finds the largest number of a list.",
 )
-WARM = 60  # seconds of questions before the picture of the status page, so that its plots have something to show
+WARM = (
+    60  # seconds of questions before the picture of the status page, so that its plots have something to show
+)
 SIZE = {"width": 1200, "height": 800}
 PHONE = {"width": 390, "height": 780}
 
@@ -99,7 +101,9 @@ def pictures(url: str, key: str) -> None:
         page = tab(color_scheme="dark")
         ask(page, QUESTIONS[2])
         take(page, "chat-dark.png")
-        page = tab(color_scheme="light", viewport=PHONE, device_scale_factor=2, has_touch=True, is_mobile=True)
+        page = tab(
+            color_scheme="light", viewport=PHONE, device_scale_factor=2, has_touch=True, is_mobile=True
+        )
         ask(page, QUESTIONS[0])
         take(page, "chat-phone.png")
         browser.close()

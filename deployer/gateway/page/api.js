@@ -4,12 +4,24 @@ const NAME = "deployer.key";
 
 /** The key, in sessionStorage: until the tab is closed. Other tabs of this page are asked for theirs once. */
 export const key = {
-  get: () => sessionStorage.getItem(NAME),
+  get() {
+    try {
+      return sessionStorage.getItem(NAME);
+    } catch {
+      return held;
+    }
+  },
   set(value) {
-    sessionStorage.setItem(NAME, value);
+    held = value;
+    try {
+      if (value) sessionStorage.setItem(NAME, value);
+      else sessionStorage.removeItem(NAME);
+    } catch {
+      // a browser that keeps nothing: until the page is left
+    }
   },
   forget() {
-    sessionStorage.removeItem(NAME);
+    key.set(null);
     tabs?.postMessage({ forget: true });
   },
   /** The key that another open tab has, or null after a moment. */
@@ -22,13 +34,14 @@ export const key = {
     }),
 };
 
+let held = null;
 let received = null;
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("deployer.key") : null;
 if (tabs) {
   tabs.onmessage = ({ data }) => {
     if (data.want && key.get()) tabs.postMessage({ key: key.get() });
     else if (data.key) received?.(data.key);
-    else if (data.forget) sessionStorage.removeItem(NAME);
+    else if (data.forget) key.set(null);
   };
 }
 
@@ -50,17 +63,24 @@ export function onKeyWanted(ask) {
   askForKey = ask;
 }
 
+/** Once more after a moment: a network that changes breaks off requests. */
+async function reach(path, options, again = true) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    if (!again) throw new Failure("network");
+  }
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  options.signal?.throwIfAborted();
+  return reach(path, options, false);
+}
+
 async function call(path, options) {
   for (let refused = false; ; refused = true) {
     const given = key.get();
     const headers = { ...options.headers, ...(given ? { Authorization: `Bearer ${given}` } : {}) };
-    let answer;
-    try {
-      answer = await fetch(path, { ...options, headers, credentials: "omit", cache: "no-store" });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Failure("network");
-    }
+    const answer = await reach(path, { ...options, headers, credentials: "omit", cache: "no-store" });
     if (answer.status !== 401) return answer;
     if (key.get() !== given) continue; // another request has asked meanwhile
     asking ??= (refused || given ? Promise.resolve(null) : key.fromOtherTab())

@@ -342,7 +342,7 @@ async function start() {
   fresh();
   await findModels();
   box.focus();
-  await loadHighlighter();
+  await loadHighlighter().catch(() => {}); // code stays plain
 }
 
 start();

@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.page.server import Answer
+from tests.e2e.page.server import KEY, Answer
 from tests.e2e.page.visit import Visit
 
 pytestmark = pytest.mark.e2e
@@ -97,6 +97,29 @@ def test_no_network(chat: Visit) -> None:
     assert chat.texts() == ["Hello", "Paris is the capital."]
 
 
+@pytest.mark.parametrize("file", ["store.js", "chat.css", "marked.esm.js"])
+def test_a_file_that_did_not_arrive_is_asked_for_again(chat: Visit, file: str) -> None:
+    chat.page.context.route(f"**/{file}", lambda route: route.abort("internetdisconnected"), times=1)
+    chat.page.reload()
+    expect(chat.page.locator("#which span")).to_have_text("SmolLM2-135M")
+    expect(chat.page.locator("body")).to_have_css("display", "grid")
+
+
+def test_a_file_that_never_arrives_is_not_asked_for_in_a_loop(chat: Visit) -> None:
+    chat.page.context.route("**/store.js", lambda route: route.abort("internetdisconnected"))
+    loads: list[str] = []
+    chat.page.on("domcontentloaded", lambda page: loads.append(page.url))
+    chat.page.reload()
+    chat.page.wait_for_timeout(2500)
+    assert len(loads) == 2
+
+
+def test_one_lost_request_is_made_again(chat: Visit) -> None:
+    chat.page.context.route("**/v1/chat/completions", lambda route: route.abort("connectionreset"), times=1)
+    chat.ask("Hello")
+    assert chat.texts() == ["Hello", "Paris is the capital."]
+
+
 def test_after_trouble_the_next_message_still_goes_out_in_turns(chat: Visit) -> None:
     chat.server.answers.append(Answer(status=500))
     chat.send("First")
@@ -119,6 +142,9 @@ def test_a_browser_that_keeps_nothing(chat: Visit) -> None:
     expect(chat.page.locator("#list")).to_contain_text("This browser keeps nothing for this page")
     chat.ask("Hello")
     assert chat.titles() == ["Hello"]
+    chat.errors[:] = [
+        error for error in chat.errors if error != "off"
+    ]  # the fixture's own script wanted to set the key
 
 
 # keyboard and language
