@@ -1,8 +1,8 @@
-"""Takes the pictures of the chat page and the status page: docs/chat-light.png, chat-dark.png, chat-phone.png, status.png.
+"""Takes the pictures of the pages: docs/chat-light.png, chat-dark.png, chat-phone.png, status.png.
 
-`make screenshots` brings up `cpu-small` in a home of its own, talks to it in headless Chromium, and takes it down again.
-`--url` and `--key-file` take another deployment. What the model writes is what it wrote; temperature 0 and a fixed
-question keep the pictures alike.
+`make screenshots` brings up `cpu-small` in a home of its own, talks to it in headless Chromium, and takes it down.
+`--url` and `--key-file` take another deployment. What the model writes is what it wrote; temperature 0 and fixed
+questions keep the pictures alike.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from tests.e2e.page.server import KEY, Answer
-from tests.e2e.page.visit import Visit
+from tests.e2e.page.server import KEY, Answer, PageServer
+from tests.e2e.page.visit import Visit, visit
 
 pytestmark = pytest.mark.e2e
 
@@ -134,17 +134,20 @@ def test_an_answer_with_nothing_in_it_and_one_that_was_filtered(chat: Visit) -> 
     expect(chat.ask("Hello").locator(".note")).to_have_text("This answer was ended by the content filter.")
 
 
-def test_a_browser_that_keeps_nothing(chat: Visit) -> None:
-    chat.page.add_init_script(
-        "Object.defineProperty(window, 'indexedDB', {get() { throw new Error('off'); }})"
-    )
-    chat.page.reload()
-    expect(chat.page.locator("#list")).to_contain_text("This browser keeps nothing for this page")
-    chat.ask("Hello")
-    assert chat.titles() == ["Hello"]
-    chat.errors[:] = [
-        error for error in chat.errors if error != "off"
-    ]  # the fixture's own script wanted to set the key
+def test_a_browser_that_keeps_nothing(browser: Browser, server: PageServer) -> None:
+    with visit(browser, server) as tab:
+        for name in ("indexedDB", "localStorage", "sessionStorage"):
+            tab.page.add_init_script(
+                f"Object.defineProperty(window, '{name}', {{get() {{ throw Error('off'); }}}})"
+            )
+        tab.open(key=None)
+        tab.page.get_by_label("API key").fill(KEY)
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.locator("#list")).to_contain_text("This browser keeps nothing for this page")
+        tab.ask("Hello")
+        assert tab.titles() == ["Hello"]
+        tab.page.get_by_role("button", name="Theme: system").click()
+        expect(tab.page.locator("html")).to_have_attribute("data-theme", "light")
 
 
 # keyboard and language
