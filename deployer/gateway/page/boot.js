@@ -13,12 +13,15 @@
   const wanted = kept?.getItem("language") ?? navigator.language;
   document.documentElement.lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
 
-  // A network that changes breaks off what is being loaded, and without one module there is no page: once more then.
+  // A network that changes breaks off what is being loaded, and without one module there is no page: a few more tries.
   const missing = (event) => {
-    if (!["SCRIPT", "LINK"].includes(event.target.nodeName)) return;
-    if (!tab || Date.now() - tab.getItem("reloaded") < 5000) return;
-    tab.setItem("reloaded", Date.now());
-    setTimeout(() => location.reload(), 500);
+    if (!tab || !["SCRIPT", "LINK"].includes(event.target.nodeName)) return;
+    removeEventListener("error", missing, { capture: true });
+    const [last, before] = JSON.parse(tab.getItem("reloads") ?? "[0, 0]");
+    const tries = Date.now() - last < 10_000 ? before + 1 : 1;
+    if (tries > 4) return;
+    tab.setItem("reloads", JSON.stringify([Date.now(), tries]));
+    setTimeout(() => location.reload(), 500 * tries);
   };
   addEventListener("error", missing, { capture: true });
 }

