@@ -314,8 +314,10 @@ function shortcut(event) {
   const held = (act) => (event.preventDefault(), act());
   if (document.querySelector("dialog[open]")) return;
   if (event.key === "Escape") {
-    if (document.body.classList.contains("drawer")) closeDrawer();
-    else if (running(current)) runs.get(current.id).stop();
+    if (document.body.classList.contains("drawer")) {
+      closeDrawer();
+      at("left").firstElementChild.focus();
+    } else if (event.target !== at("search") && running(current)) runs.get(current.id).stop();
   } else if (mod && event.shiftKey && name === "o") held(fresh);
   else if (mod && event.shiftKey && name === "s") held(toggleSidebar);
   else if (mod && !event.shiftKey && name === "k") held(search);

@@ -7,13 +7,12 @@ const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 const MOD = isMac ? "⌘" : "Ctrl";
 
 /** Shows a modal dialog; gives what it was closed with. Escape closes it, and focus goes back to where it was. */
-function ask(title, { closable = true }, ...children) {
+function ask(title, ...children) {
   const heading = h("h2", { id: "dialog-title", t: title });
   const dialog = h("dialog", { "aria-labelledby": "dialog-title" },
-    h("div.dialoghead", {}, heading, closable ? iconButton("close", "close", () => dialog.close()) : null),
+    h("div.dialoghead", {}, heading, iconButton("close", "close", () => dialog.close())),
     ...children);
   document.body.append(dialog);
-  dialog.addEventListener("click", (event) => closable && event.target === dialog && dialog.close());
   return {
     dialog,
     answer: new Promise((resolve) => {
@@ -38,10 +37,12 @@ export async function askKey(refused) {
     h("label", { htmlFor: "key", t: "key.label" }),
     field, wrong,
     h("div.row", {}, h("button.primary", { type: "submit", t: "key.use" })));
-  const asked = ask("key.title", {}, form);
+  const asked = ask("key.title", form);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (field.value.trim()) asked.dialog.close(field.value.trim());
+    const typed = field.value.trim();
+    if (/^[!-~]+$/.test(typed)) asked.dialog.close(typed);
+    else if (typed) wrong.textContent = t("key.wrong"); // no header can carry it
   });
   field.focus();
   return (await asked.answer) || null;
@@ -75,7 +76,7 @@ export async function askSettings(settings) {
     h("div.row", {},
       h("button.plain", { type: "button", t: "cancel", onclick: () => asked.dialog.close() }),
       h("button.primary", { type: "submit", t: "save" })));
-  const asked = ask("settings", {}, form);
+  const asked = ask("settings", form);
   let chosen = null;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -111,5 +112,5 @@ export function showShortcuts() {
     ["shortcuts.help", "?"],
   ].map(([words, ...keys]) =>
     h("div", {}, h("dt", { t: words }), h("dd", {}, ...keys.map((name) => h("kbd", { textContent: name })))));
-  return ask("shortcuts", {}, h("dl.shortcuts", {}, ...rows)).answer;
+  return ask("shortcuts", h("dl.shortcuts", {}, ...rows)).answer;
 }

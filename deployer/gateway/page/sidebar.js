@@ -15,6 +15,7 @@ export class Sidebar {
 
   show(all = this.all, current = this.current) {
     Object.assign(this, { all, current });
+    if (this.place.querySelector("input")) return; // a title is being written: it is shown again after that
     const words = this.search.value.trim();
     const wanted = all.filter((one) => one.messages.length && (!words || holds(one, words)));
     wanted.sort((a, b) => b.updated - a.updated);
@@ -54,6 +55,7 @@ export class Sidebar {
       if (over) return;
       over = true;
       const title = field.value.trim();
+      field.remove();
       if (keep && title && title !== one.title) this.actions.rename(one, title);
       else this.show();
       this.place.querySelector("[aria-current] ~ .tools button")?.focus();

@@ -24,7 +24,10 @@ def test_the_key_is_asked_for_once_and_kept_for_the_session(browser: Browser, se
         tab.open(key=None)
         dialog = tab.page.get_by_role("dialog", name="Your key")
         expect(dialog.get_by_label("API key")).to_be_focused()
-        tab.page.keyboard.type("sk-wrong")
+        tab.page.keyboard.type("sk-…")
+        tab.page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("This key was not accepted.")
+        dialog.get_by_label("API key").fill("sk-wrong")
         tab.page.keyboard.press("Enter")
         expect(dialog.get_by_role("alert")).to_have_text("This key was not accepted.")
         dialog.get_by_label("API key").fill(f"  {KEY} ")
@@ -262,6 +265,12 @@ def test_an_answer_goes_on_while_another_conversation_is_read(chat: Visit) -> No
     chat.page.locator("#list .open", has_text="Short").click()
     assert chat.texts() == ["Short one", "Quick"]
     expect(chat.page.locator("#list .busy")).to_have_count(1)
+    chat.page.get_by_role("button", name="Rename “Short one”").click()
+    chat.page.get_by_label("Rename", exact=True).fill("Sho")
+    chat.page.wait_for_timeout(2500)  # the other answer ends meanwhile
+    chat.page.keyboard.type("es")
+    chat.page.keyboard.press("Enter")
+    assert sorted(chat.titles()) == ["Long one", "Shoes"]
     expect(chat.page.locator("#list .busy")).to_have_count(0)
     chat.page.locator("#list .open", has_text="Long").click()
     assert chat.texts() == ["Long one", "Slow but sure"]

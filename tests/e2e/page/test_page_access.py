@@ -65,6 +65,7 @@ def test_chat_has_no_barrier(browser: Browser, server: PageServer, scheme: str, 
             tab.page.wait_for_timeout(300)
             assert axe(tab) == []
             tab.page.keyboard.press("Escape")
+            expect(tab.page.get_by_role("button", name="Show or hide conversations")).to_be_focused()
         tab.page.get_by_role("button", name="Settings of this chat").click()
         assert axe(tab) == []
         tab.page.keyboard.press("Escape")
