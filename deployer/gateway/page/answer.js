@@ -3,7 +3,7 @@
 import { request } from "./conversation.js";
 import { Failure, stream } from "./api.js";
 
-const TRIES = { busy: 5, loading: 200 }; // how often what passes by itself is tried again
+const TRIES = { busy: 5, unavailable: 5, loading: 200 }; // how often what passes by itself is tried again
 const PAUSE = 3; // seconds, where the server names none
 
 /**
@@ -48,6 +48,7 @@ async function attempt(conversation, message, signal, changed) {
   const stats = { first: null, thought: null, last: null, pieces: 0, tokens: null, prompt: null };
   Object.assign(message, { content: "", reasoning: "", finish: null, stats });
   for await (const event of stream(request(conversation, message), signal)) {
+    if (event.about) Object.assign(message, event.about);
     if (event.usage) {
       stats.tokens = event.usage.completion_tokens ?? null;
       stats.prompt = event.usage.prompt_tokens ?? null;

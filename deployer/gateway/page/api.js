@@ -93,14 +93,21 @@ async function call(path, options) {
   }
 }
 
+// what the gateway calls by a name of its own
+const CODES = {
+  context_length_exceeded: "context",
+  exceed_context_size_error: "context",
+  content_filter: "filter",
+  remote_unreachable: "unavailable",
+  safety_unavailable: "unavailable",
+};
+
 async function failureOf(answer) {
   const said = await answer.json().catch(() => null);
   const error = said?.error;
   const detail = typeof error === "string" ? error : (error?.message ?? "");
   const after = waitOf(answer.headers.get("retry-after"));
-  if (answer.status === 400 && (error?.code === "context_length_exceeded" || error?.type === "exceed_context_size_error"))
-    return new Failure("context", { detail });
-  const kind = KINDS[answer.status] ?? (answer.status < 500 ? "request" : "server");
+  const kind = CODES[error?.code] ?? CODES[error?.type] ?? KINDS[answer.status] ?? (answer.status < 500 ? "request" : "server");
   return new Failure(kind, { detail, after });
 }
 
@@ -125,11 +132,17 @@ export async function models() {
   return (listed.data ?? []).map((one) => one.id);
 }
 
-/** Asks for an answer and gives its events as they come; ends with the stream. Throws `Failure` or an AbortError. */
+/**
+ * Asks for an answer and gives its events as they come, after `{about}`: what the gateway says of it. Ends with the
+ * stream. Throws `Failure` or an AbortError.
+ */
 export async function* stream(body, signal) {
   const headers = { "Content-Type": "application/json" };
   const answer = await call("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!answer.ok) throw await failureOf(answer);
+  const remote = answer.headers.get("x-deployer-remote")?.split(";")[0] ?? null;
+  const dropped = Number(answer.headers.get("x-deployer-dropped-messages") ?? 0);
+  yield { about: { remote, dropped } };
   let ended = false;
   for await (const data of events(answer.body)) {
     if (data === "[DONE]") {

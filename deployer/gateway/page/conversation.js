@@ -66,6 +66,7 @@ export function request(conversation, message) {
     else messages.push({ role: one.role, content });
   }
   const body = { model: conversation.model, messages, stream: true, stream_options: { include_usage: true } };
+  body.prompt_cache_key = conversation.id; // one conversation stays with the replica that has read it
   if (temperature !== null) body.temperature = temperature;
   if (maxTokens !== null) body.max_tokens = maxTokens;
   return body;

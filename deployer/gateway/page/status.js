@@ -57,21 +57,22 @@ function show() {
   if (news.textContent !== line) news.textContent = line; // or it would be read out every five seconds
   news.classList.toggle("wrong", Boolean(failure));
   if (!last) return name.replaceChildren(t("status"));
-  const replicas = last.models.flatMap((model) => model.replicas);
-  const ready = replicas.filter((replica) => replica.ready).length;
+  const conditions = last.models.flatMap((model) => model.replicas).map(condition);
+  const replicas = conditions.filter((one) => one === "ready" || one === "down");
+  const ready = replicas.filter((one) => one === "ready").length;
   const key = replicas.length && ready === replicas.length ? "ready" : ready ? "part" : "down";
   name.replaceChildren(last.deployment);
   state.className = `state ${failure ? "unknown" : key}`;
   state.textContent = t(`status.${key}`);
   facts.replaceChildren(...[
-    ["status.running", last.running, last.limit === null ? null : t("status.limit", { number: last.limit })],
+    ["status.running", last.running, typeof last.limit !== "number" ? null : t("status.limit", { number: last.limit })],
     ["status.waiting", last.waiting],
     ["status.requests", last.requests],
     ["status.errors", last.errors],
     ["status.prompt", last.prompt_tokens],
     ["status.completion", last.completion_tokens],
     ["status.uptime", span(last.uptime_s)],
-    ["status.generation", last.generation, `${t("status.version")} ${last.version}`],
+    ["status.generation", last.generation, last.version ? `${t("status.version")} ${last.version}` : null],
   ].map(([label, value, more]) => fact(label, value, more)));
   const { step_s, end, ...series } = last.series;
   for (const [name, plot] of Object.entries(plots)) plot.update(series[name] ?? [], step_s, end);
@@ -93,8 +94,18 @@ function model(one) {
       pair("status.context", one.context === null ? "–" : t("tokens", { number: number(one.context) }))),
     h("ul", { "aria-label": t("status.replicas") }, ...one.replicas.map((replica) =>
       h("li", {},
-        h(`span.state.${replica.ready ? "ready" : "down"}`, {}, t(replica.ready ? "status.ready" : "status.down")),
-        h("span", {}, t("status.replica", { name: replica.name, running: shown(replica.running), waiting: shown(replica.waiting) }))))));
+        h(`span.state.${condition(replica)}`, {}, t(`status.${condition(replica)}`)),
+        h("span", {}, work(replica))))));
+}
+
+/** A replica that comes or goes during an upgrade is neither ready nor broken. */
+const condition = (replica) =>
+  ["candidate", "draining"].includes(replica.state) ? replica.state : replica.ready ? "ready" : "down";
+
+function work(replica) {
+  const waiting = replica.waiting ?? null;
+  const values = { name: replica.name, running: shown(replica.running), waiting: shown(waiting) };
+  return t(waiting === null ? "status.replica" : "status.replica.waiting", values);
 }
 
 const pair = (label, value) => h("div", {}, h("dt", {}, t(label)), h("dd", {}, value));

@@ -137,7 +137,7 @@ class Answered {
     const now = `${message.state} ${message.retryAt} ${Math.ceil((message.retryAt - Date.now()) / 1000)}`;
     if (now === this.drawn && !again) return;
     this.drawn = now;
-    this.notes.replaceChildren(...this.noted(content));
+    this.notes.replaceChildren(...this.noted(content), ...this.told());
     this.tools.replaceChildren(...(busy ? [] : this.finished()));
   }
 
@@ -171,6 +171,15 @@ class Answered {
     if (finish === "content_filter") return note("note.filter");
     if (state === "done" && !content.trim()) return note("note.empty");
     return [];
+  }
+
+  /** What the gateway said of this answer. */
+  told() {
+    const { remote, dropped } = this.message;
+    const said = [];
+    if (remote) said.push(t("note.remote", { host: remote }));
+    if (dropped) said.push(t("note.dropped", { number: number(dropped) }));
+    return said.map((text) => h("p.note", {}, text));
   }
 
   trouble({ kind, detail }, retryAt) {

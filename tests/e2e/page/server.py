@@ -27,7 +27,8 @@ KEY = "sk-right"
 class Answer:
     """What one request gets. `pieces` and `thoughts` are streamed `pause` seconds apart; `hold` keeps the stream open.
 
-    `status` other than 200 gives an error with `message` and `headers`; `cut` ends the stream without its end.
+    `status` other than 200 gives an error with `message`; `headers` go with both;
+    `cut` ends the stream without its end.
     """
 
     pieces: Sequence[str] = ("Paris", " is", " the", " capital", ".")
@@ -104,7 +105,7 @@ class PageServer:
         answer = self.answers.popleft() if self.answers else Answer()
         if answer.status != 200:
             return _error(answer.status, answer.message, answer.headers, answer.code)
-        return StreamingResponse(self._stream(answer), media_type="text/event-stream")
+        return StreamingResponse(self._stream(answer), headers=answer.headers, media_type="text/event-stream")
 
     async def _stream(self, answer: Answer) -> AsyncIterator[bytes]:
         def event(value: object) -> bytes:

@@ -93,6 +93,7 @@ def test_an_answer_is_shown_as_it_comes_with_its_speed(chat: Visit) -> None:
     assert 1.5 < float(re.match(r"([\d.]+) tokens/s", speed)[1]) < 2.6  # two tokens in 0.8 s
     assert 0.35 < float(re.search(r"after ([\d.]+) s", first)[1]) < 1.5
     assert tokens == "3 tokens"
+    assert len(chat.server.asked[0].pop("prompt_cache_key")) == 24
     assert chat.server.asked[0] == {
         "model": "SmolLM2-135M", "messages": [{"role": "user", "content": "Count."}],
         "stream": True, "stream_options": {"include_usage": True},

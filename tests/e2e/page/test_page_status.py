@@ -91,6 +91,19 @@ def test_a_deployment_that_has_done_nothing_yet(browser: Browser, server: PageSe
         assert facts(tab)["Running"] == "2"
 
 
+def test_replicas_that_come_and_go_in_an_upgrade(browser: Browser, server: PageServer) -> None:
+    old, new = {"ready": True, "state": "draining"}, {"ready": False, "state": "candidate"}
+    active = {"name": "engine-0", "ready": True, "state": "active", "running": 1, "slots": 2}
+    server.status["models"][0]["replicas"] = [active, {**active, **old}, {**active, **new}]
+    del server.status["version"]
+    with visit(browser, server) as tab:
+        tab.open("/status")
+        expect(tab.page.locator(".title .state")).to_have_text("Ready")
+        expect(tab.page.locator(".card li .state")).to_have_text(["Ready", "Finishing", "Starting"])
+        expect(tab.page.locator(".card li").first).to_contain_text("engine-0: 1 running")
+        assert facts(tab)["Generation"] == "3"
+
+
 def test_it_asks_for_the_key_and_shares_it_with_the_chat(browser: Browser, server: PageServer) -> None:
     with visit(browser, server) as tab:
         tab.open("/status", key=None)

@@ -41,6 +41,29 @@ def test_a_model_that_is_being_loaded_is_waited_for(chat: Visit) -> None:
     assert chat.texts() == ["Hello", "Paris is the capital."]
 
 
+def test_a_part_that_does_not_answer_is_not_called_a_model_that_loads(chat: Visit) -> None:
+    chat.server.answers += [
+        Answer(status=503, code="safety_unavailable", headers={"Retry-After": "1"}),
+        Answer(),
+    ]
+    chat.send("Hello")
+    expect(chat.page.locator(".trouble")).to_contain_text(
+        "A part of this service does not answer at the moment."
+    )
+    chat.answered()
+    assert chat.texts() == ["Hello", "Paris is the capital."]
+
+
+def test_what_the_gateway_did_on_the_way_is_said(chat: Visit) -> None:
+    headers = {"X-Deployer-Remote": "api.example.org; full", "X-Deployer-Dropped-Messages": "4"}
+    chat.server.answers += [Answer(headers=headers), Answer()]
+    assert chat.ask("Hello").locator(".note").all_inner_texts() == [
+        "Answered by api.example.org, outside this deployment.",
+        "Oldest messages that were left out, because the model cannot read so much: 4.",
+    ]
+    assert not chat.ask("Hello").locator(".note").count()
+
+
 def test_waiting_can_be_stopped(chat: Visit) -> None:
     chat.server.answers.append(Answer(status=503, headers={"Retry-After": "600"}))
     chat.send("Hello")
@@ -66,6 +89,10 @@ def test_a_page_that_is_opened_before_the_model_is_there(chat: Visit) -> None:
             "longer than the model can read",
         ),
         (Answer(status=400, message="top_k is unknown"), "did not accept the request. top_k is unknown"),
+        (
+            Answer(status=400, message="blocked", code="content_filter"),
+            "The content filter of this server refused",
+        ),
         (Answer(status=403, message="not this model"), "This key may not do that."),
         (Answer(status=404, message="gone"), "The server does not have this."),
         (Answer(status=413), "too large"),
