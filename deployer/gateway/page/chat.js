@@ -135,6 +135,7 @@ async function reload(id) {
 // asking and answering
 
 async function send() {
+  if (!store) return; // in the first moments: what was typed stays
   if (!current.model) await findModels();
   const text = box.value.trim();
   if (!text || !current.model || running(current)) return;
@@ -334,6 +335,9 @@ function search() {
 
 async function start() {
   onKeyWanted(askKey);
+  current = create(defaults.get(), null);
+  build();
+  frame();
   store = await openStore();
   store.onchange = reload;
   sidebar.lasting = store.lasting;
@@ -341,7 +345,6 @@ async function start() {
   for (const message of conversations.flatMap((one) => one.messages)) {
     if (message.state === "waiting" || message.state === "streaming") Object.assign(message, { state: "cut", retryAt: null });
   }
-  build();
   fresh();
   await findModels();
   box.focus();
