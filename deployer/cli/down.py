@@ -65,7 +65,7 @@ def _told(unit: str, released: Released) -> list[str]:
     back = ", ".join(f"{format_size(size)} of GPU {gpu}" for gpu, size in sorted(released.gpus.items()))
     lines = [f"{unit} is stopped" + (f": {back} are back" if back else "")]
     lines += [f"{other}, and is not of this deployment" for other in released.others]
-    if released.unknown and released.gpus:
+    if released.unknown:
         lines.append(f"whether the GPUs' memory is back could not be asked: {released.unknown}")
     return lines
 

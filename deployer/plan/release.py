@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from deployer.errors import LaunchError
 from deployer.frozen import dataclass
@@ -78,7 +79,7 @@ def release(
             break
         waited = time.monotonic() - begin
         if waited > limit:
-            raise _stuck(unit, alive, held, limit)
+            raise _stuck(unit, alive, [replace(h, name=members[h.pid].name) for h in held], limit)
         if waited > GRACE_S and len(killed) < len(alive):
             killed = [one for one in alive if end(one)]
             progress.say(f"{unit}: killed {', '.join(f'{one.name} (pid {one.pid})' for one in killed) or 'nobody'}")
