@@ -22,6 +22,7 @@ COMMANDS = {
     "service": ("deployer.cli.service", "Let a deployment start with the machine."),
     "logs": ("deployer.cli.logs", "Show what an engine says."),
     "chat": ("deployer.cli.chat", "Talk to a deployment."),
+    "keys": ("deployer.cli.keys", "Give and take back API keys."),
     "pull": ("deployer.cli.pull", "Fetch and verify a model."),
     "models": ("deployer.cli.models", "List, verify, remove, export and import models."),
     "build": ("deployer.cli.build", "Build container images."),

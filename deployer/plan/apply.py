@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, history
+from deployer.plan import acceptance, history, keys
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -251,17 +250,11 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
     if unit and unit.state == "running":
         undo.callback(world.runtime.stop, step.launch.unit)
         return
-    ensure_key(world.home.deployment(step.launch.unit) / "key")
+    keys.ensure_key(world.home.deployment(step.launch.unit) / "engine.key")
+    keys.ensure_owner(world.home, step.launch.unit)
     await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
     world.runtime.start(step.launch)
-
-
-def ensure_key(path: Path) -> None:
-    """Makes an API key of 256 random bits, readable by this user alone, unless there is one."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"sk-{secrets.token_urlsafe(32)}\n".encode(), 0o600)
 
 
 def await_port(port: int) -> None:

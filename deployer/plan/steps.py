@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from deployer import resources
 from deployer.engines import Job
 from deployer.frozen import dataclass
 from deployer.home import Home
 from deployer.plan.resolve import Choice
-from deployer.runtimes import Launch, Part, Runtime
+from deployer.runtimes import Inside, Launch, Part, Runtime
 from deployer.sizing import wanted
 
 
@@ -183,8 +184,7 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
     found: list[Step] = []
     if choice.runtime == "docker":
         found.append(Build(profile.image, profile.variant, choice.program, choice.base))
-        if choice.gateway:
-            found.append(Build("gateway", "cpu", choice.gateway, choice.base))
+        found.append(Build("gateway", "cpu", choice.gateway, choice.base))
     else:
         found.append(Provision(choice.engine.name, profile.variant, Path(choice.program)))
     shipped = profile.path.parent == resources.folder("profiles")
@@ -207,53 +207,68 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
 def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> Launch:
     """The unit that serves `choice`, as its runtime will start it."""
     inside = runtime.inside(choice.name, choice.weights, choice.folder, choice.port)
-    key = inside.key if key_file(choice, home) else None
     containers = choice.runtime == "docker"
-    behind = choice.gateway is not None
+    # an engine that every program of this host can reach asks for a key of its own, if it can
+    key = home.deployment(choice.name) / "engine.key" if choice.engine.own_key and not containers else None
     job = Job(
         program=choice.program,
         model=inside.model,
         alias=choice.alias,
         host=inside.listen,
-        port=inside.engine_port if behind else inside.public_port,
+        port=inside.engine_port,
         context=choice.context,
         concurrency=choice.concurrency,
         threads=choice.threads,
-        key_file=key if choice.engine.own_key else None,
+        key_file=str(key) if key else None,
         gpus=len(choice.gpus),
         half=choice.half,
         cache=choice.profile.serving.cache,
         share=choice.share,
     )
-    mounts = runtime.mounts(choice.name, choice.folder)
     engine_part = Part(
         role="engine",
         arguments=choice.engine.arguments(job),
         image=choice.program if containers else None,
         environment=choice.engine.environment,
-        mounts=mounts if key and not behind else tuple(m for m in mounts if m.target != inside.key),
+        mounts=runtime.mounts(choice.name, choice.folder, "engine"),
         gpus=choice.gpus,
         gpu_injection=choice.gpu_injection,
         compiles=choice.engine.compiles,
     )
-    if not behind:
-        return Launch(choice.name, generation, choice.port, (engine_part,))
     gateway = (
         *(("gateway",) if containers else (sys.executable, "-m", "deployer.gateway")),
-        *("--upstream", inside.engine_url),
-        *("--upstream-model", inside.model),
-        *("--model", choice.alias),
+        *("--config", inside.config),
+        *("--state", inside.state),
+        *("--engine-port", inside.engine_port),
         *("--host", inside.listen),
         *("--port", inside.public_port),
-        *(("--key-file", key) if key else ()),
     )
     gateway_part = Part(
         role="gateway",
         arguments=gateway,
         image=choice.gateway if containers else None,
-        mounts=tuple(m for m in mounts if m.target == inside.key) if key else (),
+        mounts=runtime.mounts(choice.name, choice.folder, "gateway"),
     )
-    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part))
+    told = _door(choice, inside, generation, key)
+    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part), told)
+
+
+def _door(choice: Choice, inside: Inside, generation: int, key: Path | None) -> dict[str, Any]:
+    """What the gateway is told (deployer/gateway/config.py)."""
+    asked = choice.profile.gateway
+    replica = {
+        "name": "engine", "url": inside.engine_url, "slots": choice.concurrency, "key": str(key) if key else None,
+        "model": choice.alias if choice.engine.aliases else inside.model,
+    }  # fmt: skip
+    model = {
+        "id": choice.alias, "engine": choice.engine.name, "context": choice.context, "paths": list(choice.engine.paths),
+        "replicas": [replica], "prompt": asked.prompt, "overflow": asked.overflow,
+    }  # fmt: skip
+    return {
+        "deployment": choice.name, "generation": generation, "models": [model],
+        "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
+        "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
+    }  # fmt: skip
 
 
 def key_file(choice: Choice, home: Home) -> Path | None:

@@ -5,6 +5,7 @@ from deployer.profile.load import load as load
 from deployer.profile.load import shipped as shipped
 from deployer.profile.schema import json_schema as json_schema
 from deployer.profile.values import DiskNeed as DiskNeed
+from deployer.profile.values import Gateway as Gateway
 from deployer.profile.values import GpuNeed as GpuNeed
 from deployer.profile.values import Limits as Limits
 from deployer.profile.values import ModelChoice as ModelChoice

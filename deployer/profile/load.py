@@ -11,6 +11,7 @@ from deployer.errors import ProfileError, QuestionError
 from deployer.profile.schema import PROFILE, Key, Section
 from deployer.profile.values import (
     DiskNeed,
+    Gateway,
     GpuNeed,
     Limits,
     ModelChoice,
@@ -224,5 +225,6 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
         variant=raw["variant"],
         runtime=raw.get("runtime"),
         serving=Serving(**raw.get("serving", {})),
+        gateway=Gateway(**raw.get("gateway", {})),
         limits=Limits(**raw.get("limits", {})),
     )

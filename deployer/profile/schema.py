@@ -98,6 +98,8 @@ SOURCE = _pattern(
     "pypi://package==version or file:///a/folder/or/file",
 )
 
+ORIGIN = _pattern("origin", r"https?://[\w.-]+(:[0-9]+)?", "https://host or http://host:port, without a path")
+
 PROFILE = Section(
     doc="What is wanted.",
     keys={
@@ -171,6 +173,21 @@ PROFILE = Section(
                 "cache": Key(_choice("16-bit", "8-bit"), "numbers of the cache; 8 bits hold twice the tokens"),
                 "port": Key(_whole(1, 65535), "port on 127.0.0.1"),
                 "api_key": Key(_choice("required", "none"), "`none` lets every local program use the model"),
+            },
+        ),
+        "gateway": Section(
+            doc="what the gateway in front of the engine lets in",
+            keys={
+                "queue": Key(_whole(0, 100_000), "requests that may wait for a place; more are refused with 429 (64)"),
+                "wait": Key(DURATION, "longest time that one may wait (2 min)"),
+                "body": Key(SIZE, "largest request (8 MiB)"),
+                "prompt": Key(_whole(1, 10_000_000), "most tokens of a prompt; without this, what the context leaves"),
+                "overflow": Key(
+                    _choice("refuse", "drop-oldest"),
+                    "a conversation that outgrows the context is refused, or loses its oldest turns",
+                ),
+                "cors": Key(ORIGIN, "origins whose pages may use it, as `https://chat.example`", many=True),
+                "log": Key(_choice("requests", "prompts"), "`prompts` writes what people ask into the log"),
             },
         ),
         "limits": Section(

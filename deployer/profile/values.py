@@ -82,6 +82,19 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Gateway:
+    """What the gateway lets in. `queue` in requests, `wait` in seconds, `body` in bytes, `prompt` in tokens."""
+
+    queue: int = 64
+    wait: float = 120.0
+    body: int = 8 << 20
+    prompt: int | None = None
+    overflow: str = "refuse"
+    cors: tuple[str, ...] = ()
+    log: str = "requests"
+
+
+@dataclass(frozen=True)
 class Limits:
     """What the acceptance holds the deployment to, in seconds."""
 
@@ -105,3 +118,4 @@ class Profile:
     runtime: str | None
     serving: Serving
     limits: Limits
+    gateway: Gateway = Gateway()

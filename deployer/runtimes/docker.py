@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 import shutil
 import tarfile
 from collections.abc import Hashable, Iterable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import LaunchError, RuntimeUnavailable
-from deployer.home import Home, write_whole
+from deployer.home import Home
 from deployer.progress import Progress
 from deployer.runtimes import service
 from deployer.runtimes.base import (
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 USER = 10001  # of the images in images/
 _STOP_S = 10
 _BUILTIN = (1, 42)  # the Engine API from which `seccomp=builtin` is known: Docker 23.0
+_CONFIG = "/run/deployer"
 
 
 class DockerRuntime:
@@ -61,23 +61,24 @@ class DockerRuntime:
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
             model=str(Path("/models") / folder.name / model.relative_to(folder)),
-            key="/run/deployer/key",
+            config=_CONFIG,
+            state=f"{_CONFIG}/state",
             listen="0.0.0.0",
             engine_port=str(PORT),
             public_port=str(PORT),
             engine_url=f"http://engine:{PORT}",
         )
 
-    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
-        return (
-            Mount(str(folder), f"/models/{folder.name}"),
-            Mount(str(self._key(unit)), "/run/deployer/key"),
-        )
+    def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
+        if role == "engine":
+            return (Mount(str(folder), f"/models/{folder.name}"),)
+        told = self._home.gateway(unit)  # a folder, because a file that is replaced would stay the old one inside
+        return (Mount(str(told), _CONFIG), Mount(str(told / "state"), f"{_CONFIG}/state", writable=True))
 
     def start(self, launch: Launch) -> None:
         import docker.errors
 
-        self._share_key(launch.unit)
+        self._share(self._home.write_for_gateway(launch.unit, "gateway.json", launch.told))
         client = self._engine()
         behind = len(launch.parts) > 1
         try:
@@ -162,7 +163,6 @@ class DockerRuntime:
                 continue
         for network in client.networks.list(filters={"label": f"{LABEL}.network={self._tag}-{unit}"}):
             network.remove()
-        self._key(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
@@ -176,11 +176,7 @@ class DockerRuntime:
             yield from (prefix + line for line in _lines(stream))
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
-        key, copy = self._home.deployment(launch.unit) / "key", self._key(launch.unit)
-        owner = ["-o", str(USER), "-g", str(USER)] if os.geteuid() == 0 else []
-        given = any(mount.source == str(copy) for part in launch.parts for mount in part.mounts)
-        copied = shlex.join(["install", "-m", "0400", *owner, str(key), str(copy)]) if given else None
-        return as_commands(launch, self._ground(launch.unit), copied)
+        return as_commands(launch, self._ground(launch.unit))
 
     def has_image(self, reference: str) -> bool:
         import docker.errors
@@ -356,18 +352,11 @@ class DockerRuntime:
     def _rootless(self) -> bool:
         return os.geteuid() != 0 and f"/run/user/{os.geteuid()}/" in self._address
 
-    def _key(self, unit: str) -> Path:
-        return self._home.deployment(unit) / "key.container"
-
-    def _share_key(self, unit: str) -> None:
-        """A copy of the key that only the container's user (and root) can read; the bind mount needs it."""
-        key = self._home.deployment(unit) / "key"
-        if not key.exists():
-            return
-        target = self._key(unit)
-        write_whole(target, key.read_bytes(), 0o400)
+    def _share(self, folder: Path) -> None:
+        """Gives what a container reads to its user; root can read it still, others cannot."""
         if os.geteuid() == 0:
-            os.chown(target, USER, USER)
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, USER, USER)
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -10,14 +10,10 @@ from deployer.runtimes.base import Launch, Part
 from deployer.runtimes.container import LABEL, PORT, Ground, create
 
 
-def as_commands(launch: Launch, ground: Ground, key: str | None) -> tuple[str, ...]:
-    """Networks, the containers' copy of the key, and one `docker run` for each part.
-
-    `key` is the command that makes that copy, None where there is no key.
-    """
+def as_commands(launch: Launch, ground: Ground) -> tuple[str, ...]:
+    """The networks, then one `docker run` for each part. What the gateway is told lies in the folder that it gets."""
     inner = len(launch.parts) > 1
     lines = [_network(launch.unit, ground, inner=one) for one in ((True, False) if inner else (False,))]
-    lines += [key] if key else []
     made = [create(launch, part, ground) for part in launch.parts]
     lines += [as_command(one, part) for one, part in zip(made, launch.parts, strict=True)]
     if inner:

@@ -45,6 +45,11 @@ for line in sys.stdin:
 """
 
 
+def patient(box: Box, **changes: str) -> str:
+    """A profile that asks for no speed: this is not about that."""
+    return profile(box, "small", limits="{first_token: 120 s, per_token: 30 s}", **changes)
+
+
 def docker(*words: str, code: int | None = 0) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
     assert code is None or done.returncode == code, f"docker {shlex.join(words)}: {done.stderr}"
@@ -86,9 +91,10 @@ def root_only(what: str) -> None:
 
 @pytest.mark.parametrize("engine", ["llamacpp", "transformers"])
 def test_containers_are_confined(box: Box, engine: str) -> None:
-    box.up(profile(box, "small", engine=engine), "--runtime", "docker")
+    box.up(patient(box, engine=engine), "--runtime", "docker")
     found = containers(box)
-    assert "engine" in found
+    assert found.keys() == {"engine", "gateway"}
+    assert [role for role, one in found.items() if one["HostConfig"]["PortBindings"]] == ["gateway"]
     for role, one in found.items():
         host, config = one["HostConfig"], one["Config"]
         assert config["User"] not in ("", "0", "root", "0:0"), role
@@ -97,8 +103,8 @@ def test_containers_are_confined(box: Box, engine: str) -> None:
         assert host["SecurityOpt"] == ["no-new-privileges", "seccomp=builtin"]
         assert (host["PidsLimit"], host["IpcMode"], host["PidMode"], host["UsernsMode"]) == (2048, "private", "", "")
         assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
-        assert all(mount["RW"] is False for mount in one["Mounts"])
-        assert set(host["PortBindings"] or {}) <= {"8080/tcp"}
+        writable = [mount["Destination"] for mount in one["Mounts"] if mount["RW"]]
+        assert writable == (["/run/deployer/state"] if role == "gateway" else [])
         wanted = {"HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "CUDA_DEVICE_ORDER=PCI_BUS_ID", "DO_NOT_TRACK=1"}
         assert wanted <= set(config["Env"])
 
@@ -165,7 +171,7 @@ def reach(wanted: list[tuple[str, str, str, int]], *before: str) -> list[str]:
 def test_an_engine_reaches_nobody(box: Box, listeners: int) -> None:
     """Behind the gateway its network has no way out: not to this machine, not past it, not by name."""
     root_only("this Python is run in the container's network")
-    box.up(profile(box, "small", engine="transformers"), "--runtime", "docker")
+    box.up(patient(box), "--runtime", "docker")
     found = containers(box)
     engine = found["engine"]
     (network,) = json.loads(docker("network", "inspect", *engine["NetworkSettings"]["Networks"]))
@@ -192,7 +198,8 @@ def test_an_engine_reaches_nobody(box: Box, listeners: int) -> None:
     door = ("nsenter", "-t", str(program(found["gateway"])), "-n")
     assert reach([("SOCK_STREAM", "AF_INET", address, 8080)], *door) == ["connected"]
     interfaces = subprocess.run([*there, "ip", "-j", "addr"], capture_output=True, check=True).stdout
-    assert [a["family"] for one in json.loads(interfaces) for a in one["addr_info"] if a["scope"] == "global"] == ["inet"]
+    told = [about for one in json.loads(interfaces) for about in one["addr_info"]]
+    assert [about["family"] for about in told if about["scope"] == "global"] == ["inet"], "one address, and no IPv6"
 
 
 LOOK = """
@@ -212,11 +219,9 @@ print(json.dumps([read, found]))
 """
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "transformers"])
-def test_no_secret_is_where_others_look(box: Box, runtime: str, engine: str) -> None:
+def test_no_secret_is_where_others_look(box: Box, runtime: str) -> None:
     token = "hf_" + "Secret" * 6
-    wanted = profile(box, "small", engine=engine)
-    words = ("up", wanted, "--runtime", runtime, "--port", str(box.port), "--json")
+    words = ("up", patient(box), "--runtime", runtime, "--port", str(box.port), "--json")
     child = box.start(*words, env={**box.environment(), "HF_TOKEN": token, "OPENAI_API_KEY": token})
     out, err = child.communicate(timeout=1800)
     assert child.returncode == 0, err
@@ -236,21 +241,18 @@ def test_no_secret_is_where_others_look(box: Box, runtime: str, engine: str) -> 
     said = box.run("inspect", "--json", code=None).stdout + box.run("logs").stdout + out + err
     assert not [one for one in secrets if one in said]
 
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
-    assert modes["key"] == 0o600 and modes["deployment.json"] == 0o600
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert {"key", "engine.key", "deployment.json", "gateway.json", "keys.json"} <= modes.keys()
     assert not [name for name, mode in modes.items() if mode & 0o077], modes
-    if runtime == "docker":
-        assert modes["key.container"] == 0o400
-        box.run("down")
-        assert not (folder / "key.container").exists()
+    kept = [path.name for path in folder.rglob("*") if path.is_file() and key in path.read_text(errors="replace")]
+    assert kept == ["key"], "the gateway knows its hash alone"
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "transformers"])
-def test_the_printed_commands_start_the_same(box: Box, engine: str) -> None:
-    result = box.up(profile(box, "small", engine=engine), "--runtime", "docker")
+def test_the_printed_commands_start_the_same(box: Box) -> None:
+    result = box.up(patient(box), "--runtime", "docker")
     before = containers(box)
     told = box.json("inspect")
-    assert told["as_accepted"] and [part["role"] for part in told["parts"]] == list(before)[::-1] or len(before) == 1
+    assert told["as_accepted"] and {part["role"] for part in told["parts"]} == before.keys()
     for part in told["parts"]:
         one = before[part["role"]]
         assert (part["id"], part["identity"], part["state"]) == (one["Id"], one["Image"], "running")
