@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import LaunchError, RuntimeUnavailable
-from deployer.home import Home
+from deployer.home import Home, write_whole
 from deployer.progress import Progress
 from deployer.runtimes import service
 from deployer.runtimes.base import (
@@ -76,6 +76,17 @@ class DockerRuntime:
         return (Mount(str(told), _CONFIG), Mount(str(told / "state"), f"{_CONFIG}/state", writable=True))
 
     def start(self, launch: Launch) -> None:
+        try:
+            self._start(launch)
+        except LaunchError as error:
+            # an engine that is in a container itself may not raise limits; NCCL has other ways then
+            if "setting rlimit" not in error.message or not self._ground(launch.unit).limits:
+                raise
+            self.stop(launch.unit)
+            write_whole(self._unlifted(launch.unit), b"", 0o600)
+            self._start(launch)
+
+    def _start(self, launch: Launch) -> None:
         import docker.errors
 
         self._share(self._home.write_for_gateway(launch.unit, "gateway.json", launch.told))
@@ -163,6 +174,7 @@ class DockerRuntime:
                 continue
         for network in client.networks.list(filters={"label": f"{LABEL}.network={self._tag}-{unit}"}):
             network.remove()
+        self._unlifted(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
@@ -320,8 +332,12 @@ class DockerRuntime:
                 client.networks.create(name, driver="bridge", internal=inner, labels=label)
 
     def _ground(self, unit: str) -> Ground:
-        limits = not self._rootless()  # without root nobody raises them
+        limits = not self._rootless() and not self._unlifted(unit).exists()  # without root nobody raises them
         return Ground(self._tag, self._user(), self._seccomp(), limits, service.kept(self._home, unit))
+
+    def _unlifted(self, unit: str) -> Path:
+        """There while the unit runs without the limits that it should have."""
+        return self._home.deployment(unit) / "limits-not-lifted"
 
     def _seccomp(self) -> bool:
         """Whether the engine knows `seccomp=builtin`; taken for granted where none answers: nothing starts there.
