@@ -56,15 +56,12 @@ def docker(*words: str, code: int | None = 0) -> str:
     return done.stdout
 
 
-def containers(box: Box, role: str | None = None) -> dict[str, dict[str, Any]]:
+def containers(box: Box) -> dict[str, dict[str, Any]]:
     """What the engine says of this box's containers, by their role."""
-    tags = [name for name in box.containers() if "deployer-" in name]
-    wanted = ["--filter", f"label=io.deployer.role={role}"] if role else []
-    ids = docker("ps", "-aq", "--no-trunc", *wanted).split()
-    found = json.loads(docker("inspect", *ids)) if ids else []
-    return {
-        one["Config"]["Labels"]["io.deployer.role"]: one for one in found if one["Name"].lstrip("/") in tags
-    }
+    names = docker("ps", "-a", "--format", "{{.Names}}").split()
+    mine = [name for name in box.containers() if name in names]
+    found = json.loads(docker("inspect", *mine)) if mine else []
+    return {one["Config"]["Labels"]["io.deployer.role"]: one for one in found}
 
 
 def program(container: dict[str, Any]) -> int:
@@ -241,11 +238,18 @@ def test_no_secret_is_where_others_look(box: Box, runtime: str) -> None:
     said = box.run("inspect", "--json", code=None).stdout + box.run("logs").stdout + out + err
     assert not [one for one in secrets if one in said]
 
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
-    assert {"key", "engine.key", "deployment.json", "gateway.json", "keys.json"} <= modes.keys()
-    assert not [name for name, mode in modes.items() if mode & 0o077], modes
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"key", "engine.key", "deployment.json", "gateway.json", "keys.json"} <= {path.name for path in files}
+    assert not [path for path in files if open_to_others(path, folder)]
+    assert open_to_others(folder, folder), "the folder itself is no secret: the trial sees what is open"
     kept = [path.name for path in folder.rglob("*") if path.is_file() and key in path.read_text(errors="replace")]
     assert kept == ["key"], "the gateway knows its hash alone"
+
+
+def open_to_others(path: Path, top: Path) -> bool:
+    """Whether other users can read `path`, by its mode and those of the folders on the way from `top`."""
+    way = [path, *(one for one in path.parents if one.is_relative_to(top))]
+    return all(stat.S_IMODE(one.stat().st_mode) & 0o055 for one in way)
 
 
 def test_the_printed_commands_start_the_same(box: Box) -> None:
