@@ -229,7 +229,8 @@ class DockerRuntime:
                 read_only=True,
                 tmpfs={"/tmp": SCRATCH},
                 cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
+                security_opt=self._ground("").security,
+                init=True,
                 pids_limit=PIDS,
                 labels={
                     f"{LABEL}.once": self._tag, f"{LABEL}.purpose": mine, f"{LABEL}.pid": str(os.getpid()),

@@ -74,8 +74,12 @@ class Service:
             write_whole(self.path, text.encode(), 0o644)
         except OSError as error:
             raise LaunchError(f"{self.path} cannot be written: {error.strerror}") from error
-        self.systemctl("daemon-reload")
-        self.systemctl("enable", "--now", self.unit)
+        try:
+            self.systemctl("daemon-reload")
+            self.systemctl("enable", "--now", self.unit)
+        except LaunchError:
+            self.path.unlink()  # else it would seem to be installed
+            raise
 
     def remove(self) -> bool:
         """Turns it off and takes the file away; what runs goes on. False when there is none."""

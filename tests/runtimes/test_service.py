@@ -112,3 +112,11 @@ def test_what_the_container_engine_is_asked_to_do_is_kept_with_the_deployment(tm
     service.mark(home, "small", on=False)
     service.mark(home, "small", on=False)
     assert not service.kept(home, "small")
+
+
+@pytest.mark.skipif(service.booted(), reason="systemd runs here: it would take the unit")
+def test_a_unit_that_systemd_does_not_take_is_not_left_behind(unit: Service) -> None:
+    with pytest.raises(LaunchError, match=r"systemctl.* failed|cannot be called") as caught:
+        unit.install()
+    assert not unit.path.exists()
+    assert caught.value.hint is None or "journalctl" in caught.value.hint
