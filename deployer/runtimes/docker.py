@@ -124,27 +124,26 @@ class DockerRuntime:
 
     def pulse(self, unit: str) -> Hashable:
         signs: list[Hashable] = []
-        for container in self._containers(unit):
-            raw = self._engine().api.inspect_container(container["Id"])
-            pid = raw["State"]["Pid"]
+        for id_, members in self._living(unit).items():
             try:
-                log = Path(raw["LogPath"]).stat().st_size
+                log = Path(self._engine().api.inspect_container(id_)["LogPath"]).stat().st_size
             except OSError:
-                log = len(self._engine().api.logs(container["Id"], tail=2000))
-            signs.append((pid, log, resident([pid])))
+                log = len(self._engine().api.logs(id_, tail=2000))
+            pids = tuple(one.pid for one in members)
+            signs.append((pids, log, resident(pids)))
         return tuple(signs)
 
     def resident(self, unit: str) -> int | None:
-        pids = [
-            self._engine().api.inspect_container(container["Id"])["State"]["Pid"]
-            for container in self._containers(unit)
-            if container["Labels"].get(f"{LABEL}.role") == "engine"
-        ]
-        return resident(pids) or None  # the engine may be on another machine
+        living = self._living(unit, "engine").values()
+        return resident(one.pid for members in living for one in members) or None  # it may be on another machine
 
     def members(self, unit: str) -> tuple[Member, ...]:
-        found = in_containers([container["Id"] for container in self._containers(unit)])
-        return tuple(one for members in found.values() for one in members)
+        return tuple(one for members in self._living(unit).values() for one in members)
+
+    def _living(self, unit: str, role: str | None = None) -> dict[str, tuple[Member, ...]]:
+        """Processes by the id of their container; of one role, or of all."""
+        found = self._containers(unit)
+        return in_containers([c["Id"] for c in found if role in (None, c["Labels"].get(f"{LABEL}.role"))])
 
     def about(self, unit: str) -> tuple[About, ...]:
         api = self._engine().api

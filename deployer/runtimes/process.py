@@ -145,7 +145,8 @@ class ProcessRuntime:
         for part in spec["parts"]:
             pid = pids.get(part["role"])
             words = _words(pid) or part["arguments"]
-            limits = {"landlock": str(supervisor.landlock() or "none"), **(confinement(pid) if pid else {})}
+            confined = part["role"] == "engine" and supervisor.landlock()
+            limits = {"landlock": str(confined or "none"), **(confinement(pid) if pid else {})}
             own = tuple(one.pid for one in family([pid])) if pid else ()
             state = "running" if pid else "stopped"
             found.append(About(part["role"], state, words[0], tuple(words[1:]), own, limits, gpus=tuple(part["gpus"])))
