@@ -29,6 +29,7 @@ COMMANDS = {
     "images": ("deployer.cli.images", "Look into images, ours and others; list and remove ours."),
     "compat": ("deployer.cli.compat", "Say which CUDA, torch and images run on which driver and GPU."),
     "fit": ("deployer.cli.fit", "Say what a model needs, and whether it runs here."),
+    "export": ("deployer.cli.export", "Print a dashboard for Grafana."),
     "profiles": ("deployer.cli.profiles", "List, show and validate profiles."),
 }
 

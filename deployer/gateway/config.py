@@ -7,6 +7,7 @@ renamed, so that a half of one is never read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,25 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Safety:
+    """What requests and answers are checked by: (name, regular expression), or what answers at `url`.
+
+    `kind` is `moderation` (OpenAI's endpoint) or `model` (a chat model that says `safe` or `unsafe`). `window` in
+    characters; `otherwise` is what happens while nothing answers at `url`: `refuse` or `pass`.
+    """
+
+    patterns: tuple[tuple[str, str], ...] = ()
+    url: str | None = None
+    kind: str = "moderation"
+    model: str | None = None
+    key: str | None = field(default=None, repr=False)
+    before: bool = True
+    after: bool = True
+    window: int = 160
+    otherwise: str = "refuse"
+
+
+@dataclass(frozen=True)
 class Config:
     """`body` in bytes, `queue` in requests that wait for a slot, `wait` in seconds that each of them may."""
 
@@ -77,6 +97,8 @@ class Config:
     wait: float = 120.0
     cors: tuple[str, ...] = ()
     log_prompts: bool = False
+    certificate: str | None = None  # its hash, so that `up` knows which one it serves
+    safety: Safety | None = None
     keys: tuple[Key, ...] = field(default=(), repr=False)
 
     def model(self, name: object) -> Model | None:
@@ -94,8 +116,9 @@ def load(folder: Path, words: Mapping[str, str] | None = None) -> Config:
         found = tuple(_key(one) for one in _read(keys)["keys"]) if keys.exists() else ()
         models = tuple(_model(one, words or {}) for one in raw.pop("models"))
         cors = tuple(raw.pop("cors", ()))
-        return Config(models=models, keys=found, cors=cors, **raw)
-    except (KeyError, TypeError, ValueError) as error:
+        safety = _safety(raw.pop("safety", None))
+        return Config(models=models, keys=found, cors=cors, safety=safety, **raw)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, re.error) as error:
         raise ConfigError(f"{folder}: {type(error).__name__}: {error}") from error
 
 
@@ -106,6 +129,15 @@ def _model(raw: dict[str, Any], words: Mapping[str, str]) -> Model:
     if strange := {replica.state for replica in replicas} - set(STATES):
         raise ValueError(f"no state of a replica: {strange}")
     return Model(**{**raw, "paths": tuple(raw["paths"]), "replicas": replicas})
+
+
+def _safety(raw: dict[str, Any] | None) -> Safety | None:
+    if raw is None:
+        return None
+    patterns = tuple((name, pattern) for name, pattern in raw.get("patterns", {}).items())
+    for _, pattern in patterns:
+        re.compile(pattern)
+    return Safety(**{**raw, "patterns": patterns, "key": _secret(raw)})
 
 
 def _secret(raw: dict[str, Any]) -> str | None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from . import relay, window
+from . import relay, safety, window
 from .config import Key, Model
 from .dialects import spoken
 from .errors import UNAVAILABLE, Refusal
 from .metrics import Request
 from .relay import Gone, Renamer, Watch
 from .replicas import Place
+from .safety import Judge
 
 if TYPE_CHECKING:
     from .app import Gateway
@@ -50,6 +51,8 @@ class Forward:
             one.cause = "client gone"
         except Refusal as refusal:
             one.cause = refusal.code or refusal.kind
+            if begun:
+                raise _BrokenOff from refusal
             await refusal.response()(scope, receive, send)
         except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
             one.cause = "engine broke off"
@@ -69,6 +72,11 @@ class Forward:
         one.model = model.id
         if gateway.config.log_prompts:
             one.prompt = value.get("messages") or value.get("prompt") or value.get("input")
+        judge = self._judge(path)
+        if judge and judge.rules.before:
+            await safety.asked(judge, value, one)
+        if judge and not judge.rules.after:
+            judge = None
         value = spoken(model.engine, path, value)
         headers = dict(scope["headers"])
         asked = headers[_ASKED].decode("latin-1") if _ASKED in headers else None
@@ -84,7 +92,7 @@ class Forward:
                         counting = partial(self._count, place, model, watch)
                         value, fewer = await window.fitted(model, value, counting)
                         dropped += fewer
-                        if await self._ask(place, path, value, send, watch, one, model, dropped):
+                        if await self._ask(place, path, value, send, watch, one, model, dropped, judge):
                             return
                     finally:
                         await taken.__aexit__(None, None, None)
@@ -93,7 +101,7 @@ class Forward:
 
     async def _ask(
         self, place: Place, path: str, value: dict[str, Any], send: Send, watch: Watch, one: Request, model: Model,
-        dropped: int,
+        dropped: int, judge: Judge | None,
     ) -> bool:  # fmt: skip
         """Whether `place` took the request; False when another one may be asked instead."""
         replica = place.replica
@@ -125,10 +133,18 @@ class Forward:
                 more["x-deployer-dropped-messages"] = str(dropped)
             start = {"type": "http.response.start", "status": answer.status}
             await send({**start, "headers": relay.headers_of(answer, {**more, "cache-control": "no-store"})})
-            await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed)
+            await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed, judge)
             return True
         finally:
             answer.close()
+
+    def _judge(self, path: str) -> Judge | None:
+        rules = self._gateway.config.safety
+        if rules is None:
+            return None
+        if path not in safety.PATHS:
+            raise Refusal(404, f"{path} is not there while answers are checked; /v1/chat/completions is")
+        return Judge(rules, self._gateway.client)
 
     async def _count(self, place: Place, model: Model, watch: Watch, messages: list[Any]) -> int | None:
         """Tokens of a chat, as the engine counts them; None where it cannot."""

@@ -6,12 +6,15 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 from starlette.types import Receive, Send
 
+from . import safety
 from .metrics import Request
+from .safety import Judge
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date"}
 _TOKEN = re.compile(rb'"(?:content|reasoning_content|reasoning|text|delta|arguments)"\s*:\s*"[^"]')
@@ -65,37 +68,59 @@ def headers_of(answer: aiohttp.ClientResponse, more: dict[str, str]) -> list[tup
 
 
 async def stream(
-    answer: aiohttp.ClientResponse, send: Send, watch: Watch, request: Request, renamer: Renamer, counted: Any
+    answer: aiohttp.ClientResponse,
+    send: Send,
+    watch: Watch,
+    request: Request,
+    renamer: Renamer,
+    counted: Any,
+    judge: Judge | None,
 ) -> None:
     """Passes the body on. Raises Gone, or aiohttp.ClientError when the engine breaks off."""
     watch.when_gone(answer.close)
+    tail = bytearray()
     events = answer.content_type == "text/event-stream"
-    tail = b""
+    pieces = _read(answer, request, renamer, counted if events else None, tail)
+    if judge is not None and events:
+        pieces = safety.streamed(judge, pieces, request)
     try:
-        async for piece in answer.content.iter_any():
-            if events:
-                now = time.monotonic()
-                if request.first is None and _TOKEN.search(piece):
-                    request.first = now
-                if request.first is not None:
-                    count = piece.count(b"data:")
-                    request.events += count
-                    request.last = now
-                    counted(count)
-            tail = (tail + piece)[-_TAIL:] if len(piece) < _TAIL else piece[-_TAIL:]
-            if whole := renamer.feed(piece):
-                await send({"type": "http.response.body", "body": whole, "more_body": True})
-        if rest := renamer.rest():
-            await send({"type": "http.response.body", "body": rest, "more_body": True})
+        if judge is not None and not events:
+            body = await safety.whole(judge, b"".join([piece async for piece in pieces]), request)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        else:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
     except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
         if watch.gone:
             raise Gone from None
         raise
     finally:
-        _count(tail, request)
+        _count(bytes(tail), request)
     if watch.gone:
         raise Gone
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read(
+    answer: aiohttp.ClientResponse, request: Request, renamer: Renamer, counted: Any, tail: bytearray
+) -> AsyncIterator[bytes]:
+    """What comes, as it comes, under the outer name; `tail` gets the end of it, `counted` the events of a stream."""
+    async for piece in answer.content.iter_any():
+        if counted is not None:
+            now = time.monotonic()
+            if request.first is None and _TOKEN.search(piece):
+                request.first = now
+            if request.first is not None:
+                count = piece.count(b"data:")
+                request.events += count
+                request.last = now
+                counted(count)
+        tail += piece
+        del tail[:-_TAIL]
+        if whole := renamer.feed(piece):
+            yield whole
+    if rest := renamer.rest():
+        yield rest
 
 
 def _count(tail: bytes, request: Request) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from deployer.engines import engine
 from deployer.errors import DeployerError, QuestionError
-from deployer.plan.apply import World, await_port, healthy, wait
+from deployer.plan.acceptance import healthy
+from deployer.plan.apply import World, await_port, wait
 from deployer.plan.record import Record
 from deployer.plan.steps import Ready
 
@@ -24,7 +26,7 @@ def again(record: Record, world: World) -> float | None:
     runtime, begin = world.runtime, time.monotonic()
     unit = runtime.find(record.name)
     here = unit is not None and unit.state == "running" and unit.fingerprint == record.launch.fingerprint
-    if here and healthy(record.url):
+    if here and healthy(record.url, record.certificate):
         return None
     try:
         if not here:
@@ -32,7 +34,8 @@ def again(record: Record, world: World) -> float | None:
                 runtime.stop(record.name)
             await_port(record.launch.port)
             runtime.start(record.launch)
-        wait(Ready(record.name, record.url.removesuffix("/v1")), engine(record.engine), world)
+        certificate = Path(record.certificate) if record.certificate else None
+        wait(Ready(record.name, record.url.removesuffix("/v1"), certificate), engine(record.engine), world)
     except (DeployerError, KeyboardInterrupt):
         runtime.stop(record.name)
         raise

@@ -29,7 +29,7 @@ from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, history, keys
+from deployer.plan import acceptance, door, history
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -69,7 +69,7 @@ def already_up(choice: Choice, steps: Sequence[Step], world: World) -> Record | 
     unit = world.runtime.find(choice.name)
     if unit is None or unit.state != "running" or not unit.fingerprint == wanted == record.launch.fingerprint:
         return None
-    return record if healthy(record.url) else None
+    return record if acceptance.healthy(record.url, record.certificate) else None
 
 
 def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
@@ -133,6 +133,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         context=choice.context,
         concurrency=choice.concurrency,
         engine=choice.engine.name,
+        certificate=str(accepted.certificate) if accepted.certificate else None,
     )
     save_record(world.home, record)
     history.keep(record, choice, world.facts, _chosen(choice, world.facts), world.runtime, measured, loaded, world.home)
@@ -250,8 +251,7 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
     if unit and unit.state == "running":
         undo.callback(world.runtime.stop, step.launch.unit)
         return
-    keys.ensure_key(world.home.deployment(step.launch.unit) / "engine.key")
-    keys.ensure_owner(world.home, step.launch.unit)
+    door.prepare(choice, world.home)
     await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
     world.runtime.start(step.launch)
@@ -275,7 +275,8 @@ def wait(step: Ready, engine: Engine, world: World) -> None:
 
     begin = moved = looked = time.monotonic()
     pulse = None
-    with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False) as client:
+    trusted = acceptance.trust(step.certificate)
+    with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False, verify=trusted) as client:
         while True:
             try:
                 if client.get(f"{step.url}{engine.health}").status_code == 200:
@@ -344,22 +345,6 @@ def _floor(choice: Choice, world: World) -> float | None:
         known = [rate for rate in rates if rate]  # layers are split: one card works at a time
         return sizing.rate_floor(model.size, min(known), gpu=True) if known else None
     return sizing.rate_floor(model.size, host.bandwidth(), gpu=False)
-
-
-def healthy(url: str) -> bool:
-    """Whether the deployment at `url` says that it is ready."""
-    import http.client
-    from urllib.parse import urlparse
-
-    parsed = urlparse(url)
-    connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def describe(steps: Sequence[Step]) -> str:

@@ -29,6 +29,7 @@ class Record:
     context: int | None = None
     concurrency: int | None = None
     engine: str | None = None
+    certificate: str | None = None
 
 
 def save_record(home: Home, record: Record) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from deployer import resources
 from deployer.engines import Job
 from deployer.frozen import dataclass
 from deployer.home import Home
+from deployer.plan import door
 from deployer.plan.resolve import Choice
-from deployer.runtimes import Inside, Launch, Part, Runtime
+from deployer.runtimes import Launch, Part, Runtime
 from deployer.sizing import wanted
 
 
@@ -128,7 +128,7 @@ class Start:
 
     @property
     def title(self) -> str:
-        return f"start {self.launch.unit} on 127.0.0.1:{self.launch.port}"
+        return f"start {self.launch.unit} on {self.launch.address}:{self.launch.port}"
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -141,6 +141,7 @@ class Ready:
 
     unit: str
     url: str
+    certificate: Path | None = None
 
     @property
     def title(self) -> str:
@@ -148,7 +149,8 @@ class Ready:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        return (f"curl --fail --retry 100 --retry-all-errors {self.url}/health",)
+        trust = f"--cacert {shlex.quote(str(self.certificate))} " if self.certificate else ""
+        return (f"curl {trust}--fail --retry 100 --retry-all-errors {self.url}/health",)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Accept:
     first_token: float
     per_token: float
     weights: Path
+    certificate: Path | None = None
 
     @property
     def title(self) -> str:
@@ -170,7 +173,7 @@ class Accept:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        return (example(self.url, self.model, self.kind, self.key_file),)
+        return (example(self.url, self.model, self.kind, self.key_file, self.certificate),)
 
 
 Step = Build | Provision | Pull | Convert | Fit | Replace | Start | Ready | Accept
@@ -180,7 +183,10 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
     """What `up` does for `choice`, in order."""
     profile = choice.profile
     what = launch(choice, home=home, runtime=runtime, generation=generation)
-    url = f"http://127.0.0.1:{choice.port}"
+    address = profile.serving.address
+    certificate, _ = door.certificates(profile)
+    scheme = "https" if certificate else "http"
+    url = f"{scheme}://{'127.0.0.1' if address == '0.0.0.0' else address}:{choice.port}"
     found: list[Step] = []
     if choice.runtime == "docker":
         found.append(Build(profile.image, profile.variant, choice.program, choice.base))
@@ -196,10 +202,10 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
         Fit(choice.weights, choice.context, choice.concurrency, choice.engine.name, wanted.number(profile)),
         Replace(choice.name, what.fingerprint),
         Start(what, runtime.commands(what)),
-        Ready(choice.name, url),
+        Ready(choice.name, url, certificate),
         Accept(
             choice.name, url, choice.alias, profile.model.kind, key_file(choice, home),
-            profile.limits.first_token, profile.limits.per_token, choice.weights,
+            profile.limits.first_token, profile.limits.per_token, choice.weights, certificate,
         ),
     )  # fmt: skip
 
@@ -209,7 +215,7 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
     inside = runtime.inside(choice.name, choice.weights, choice.folder, choice.port)
     containers = choice.runtime == "docker"
     # an engine that every program of this host can reach asks for a key of its own, if it can
-    key = home.deployment(choice.name) / "engine.key" if choice.engine.own_key and not containers else None
+    key = door.engine_key(choice, home) if choice.engine.own_key and not containers else None
     job = Job(
         program=choice.program,
         model=inside.model,
@@ -240,35 +246,21 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
         *("--config", inside.config),
         *("--state", inside.state),
         *("--engine-port", inside.engine_port),
-        *("--host", inside.listen),
+        *("--host", inside.listen if containers else choice.profile.serving.address),
         *("--port", inside.public_port),
     )
+    if any(door.certificates(choice.profile)):
+        gateway += ("--certificate", f"{inside.config}/{door.CERTIFICATE}")
+        gateway += ("--certificate-key", f"{inside.config}/{door.CERTIFICATE_KEY}")
     gateway_part = Part(
         role="gateway",
         arguments=gateway,
         image=choice.gateway if containers else None,
         mounts=runtime.mounts(choice.name, choice.folder, "gateway"),
     )
-    told = _door(choice, inside, generation, key)
-    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part), told)
-
-
-def _door(choice: Choice, inside: Inside, generation: int, key: Path | None) -> dict[str, Any]:
-    """What the gateway is told (deployer/gateway/config.py)."""
-    asked = choice.profile.gateway
-    replica = {
-        "name": "engine", "url": inside.engine_url, "slots": choice.concurrency, "key": str(key) if key else None,
-        "model": choice.alias if choice.engine.aliases else inside.model,
-    }  # fmt: skip
-    model = {
-        "id": choice.alias, "engine": choice.engine.name, "context": choice.context, "paths": list(choice.engine.paths),
-        "replicas": [replica], "prompt": asked.prompt, "overflow": asked.overflow,
-    }  # fmt: skip
-    return {
-        "deployment": choice.name, "generation": generation, "models": [model],
-        "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
-        "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
-    }  # fmt: skip
+    told = door.told(choice, inside, generation, key)
+    address = choice.profile.serving.address
+    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part), address, told)
 
 
 def key_file(choice: Choice, home: Home) -> Path | None:
@@ -278,8 +270,10 @@ def key_file(choice: Choice, home: Home) -> Path | None:
     return home.deployment(choice.name) / "key"
 
 
-def example(url: str, model: str, kind: str, key: Path | None) -> str:
+def example(url: str, model: str, kind: str, key: Path | None, certificate: Path | None = None) -> str:
     """One curl line that a person can paste."""
+    if certificate:  # it is for another name than this host's own address
+        url = f"--insecure {url}"
     header = f' -H "Authorization: Bearer $(cat {shlex.quote(str(key))})"' if key else ""
     if kind == "chat":
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'

@@ -56,13 +56,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Launch:
-    """A unit to start. The last part is the one that clients reach, on 127.0.0.1:`port`; it is `told` what to do."""
+    """A unit to start. The last part is the one that clients reach, on `address`:`port`; it is `told` what to do."""
 
     unit: str
     generation: int
     port: int
     parts: tuple[Part, ...]
+    address: str = "127.0.0.1"
     told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the gateway asks somebody who is not on this host."""
+        return bool((self.told.get("safety") or {}).get("url"))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Launch:
@@ -72,7 +78,8 @@ class Launch:
             mounts = tuple(Mount(**mount) for mount in part["mounts"])
             lists = {"arguments": tuple(part["arguments"]), "gpus": tuple(part["gpus"]), "mounts": mounts}
             parts.append(Part(**{**part, **lists}))
-        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), raw.get("told", {}))
+        more = {name: raw[name] for name in ("address", "told") if name in raw}
+        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), **more)
 
     @property
     def fingerprint(self) -> str:

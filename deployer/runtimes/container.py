@@ -38,10 +38,11 @@ class Ground:
     def network(self, unit: str, *, inner: bool) -> str:
         return f"deployer-{unit}-{self.tag}" + ("-inner" if inner else "")
 
-    def options(self, *, inner: bool) -> dict[str, str]:
-        """The bridge's: no way out through the one, and on the inner one not even this host has an address."""
-        name = "inhibit_ipv4" if inner else "enable_ip_masquerade"
-        return {f"com.docker.network.bridge.{name}": "true" if inner else "false"}
+    def options(self, *, inner: bool, outside: bool) -> dict[str, str]:
+        """The bridge's: no way out unless the gateway asks `outside`, and not even this host is in the inner one."""
+        if inner:
+            return {"com.docker.network.bridge.inhibit_ipv4": "true"}
+        return {} if outside else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 
     @property
     def security(self) -> list[str]:
@@ -63,7 +64,7 @@ def create(launch: Launch, part: Part, ground: Ground) -> dict[str, Any]:
     host: dict[str, Any] = HostConfig(
         version="1.41",
         binds=[f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts],
-        port_bindings={f"{PORT}/tcp": ("127.0.0.1", launch.port)} if public else None,
+        port_bindings={f"{PORT}/tcp": (launch.address, launch.port)} if public else None,
         network_mode=network,
         read_only=True,
         tmpfs={"/tmp": _COMPILED if part.compiles else SCRATCH},

@@ -96,7 +96,7 @@ class DockerRuntime:
             # containers name their network when they are made and need it when they start
             with ThreadPoolExecutor() as aside:
                 networks = [
-                    aside.submit(self._ensure_network, launch.unit, inner)
+                    aside.submit(self._ensure_network, launch.unit, inner, launch.outside)
                     for inner in ((True, False) if behind else (False,))
                 ]
                 ground = self._ground(launch.unit)
@@ -317,11 +317,11 @@ class DockerRuntime:
             ended,
         )
 
-    def _ensure_network(self, unit: str, inner: bool) -> None:
+    def _ensure_network(self, unit: str, inner: bool, outside: bool) -> None:
         import docker.errors
 
         ground = self._ground(unit)
-        name, options = ground.network(unit, inner=inner), ground.options(inner=inner)
+        name, options = ground.network(unit, inner=inner), ground.options(inner=inner, outside=outside)
         label = {f"{LABEL}.network": f"{self._tag}-{unit}"}
         client = self._engine()
         if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too

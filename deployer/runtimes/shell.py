@@ -13,7 +13,7 @@ from deployer.runtimes.container import LABEL, PORT, Ground, create
 def as_commands(launch: Launch, ground: Ground) -> tuple[str, ...]:
     """The networks, then one `docker run` for each part. What the gateway is told lies in the folder that it gets."""
     inner = len(launch.parts) > 1
-    lines = [_network(launch.unit, ground, inner=one) for one in ((True, False) if inner else (False,))]
+    lines = [_network(launch, ground, inner=one) for one in ((True, False) if inner else (False,))]
     made = [create(launch, part, ground) for part in launch.parts]
     lines += [as_command(one, part) for one, part in zip(made, launch.parts, strict=True)]
     if inner:
@@ -55,7 +55,9 @@ def as_command(create: Mapping[str, Any], part: Part) -> str:
     return shlex.join([*words, str(create["image"]), *create["command"]])
 
 
-def _network(unit: str, ground: Ground, *, inner: bool) -> str:
+def _network(launch: Launch, ground: Ground, *, inner: bool) -> str:
     words = ["docker", "network", "create", *(["--internal"] if inner else [])]
-    words += [word for pair in ground.options(inner=inner).items() for word in ("--opt", "=".join(pair))]
-    return shlex.join([*words, "--label", f"{LABEL}.network={ground.tag}-{unit}", ground.network(unit, inner=inner)])
+    options = ground.options(inner=inner, outside=launch.outside)
+    words += [word for pair in options.items() for word in ("--opt", "=".join(pair))]
+    label = f"{LABEL}.network={ground.tag}-{launch.unit}"
+    return shlex.join([*words, "--label", label, ground.network(launch.unit, inner=inner)])
