@@ -50,6 +50,16 @@ def patient(box: Box, **changes: str) -> str:
     return profile(box, "small", limits="{first_token: 120 s, per_token: 30 s}", **changes)
 
 
+def up(box: Box, runtime: str = "docker", **changes: str) -> Any:
+    """Brought up; where others use the machine, a miss in speed alone is no answer to what is asked here."""
+    for _ in range(4):
+        done = box.run("up", patient(box, **changes), "--runtime", runtime, "--port", str(box.port), "--json", code=None)
+        if done.returncode == 0:
+            break
+        assert "this host should give at least" in done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
 def docker(*words: str, code: int | None = 0) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
     assert code is None or done.returncode == code, f"docker {shlex.join(words)}: {done.stderr}"
@@ -88,7 +98,7 @@ def root_only(what: str) -> None:
 
 @pytest.mark.parametrize("engine", ["llamacpp", "transformers"])
 def test_containers_are_confined(box: Box, engine: str) -> None:
-    box.up(patient(box, engine=engine), "--runtime", "docker")
+    up(box, engine=engine)
     found = containers(box)
     assert found.keys() == {"engine", "gateway"}
     assert [role for role, one in found.items() if one["HostConfig"]["PortBindings"]] == ["gateway"]
@@ -168,7 +178,7 @@ def reach(wanted: list[tuple[str, str, str, int]], *before: str) -> list[str]:
 def test_an_engine_reaches_nobody(box: Box, listeners: int) -> None:
     """Behind the gateway its network has no way out: not to this machine, not past it, not by name."""
     root_only("this Python is run in the container's network")
-    box.up(patient(box), "--runtime", "docker")
+    up(box)
     found = containers(box)
     engine = found["engine"]
     (network,) = json.loads(docker("network", "inspect", *engine["NetworkSettings"]["Networks"]))
@@ -253,7 +263,7 @@ def open_to_others(path: Path, top: Path) -> bool:
 
 
 def test_the_printed_commands_start_the_same(box: Box) -> None:
-    result = box.up(patient(box), "--runtime", "docker")
+    result = up(box)
     before = containers(box)
     told = box.json("inspect")
     assert told["as_accepted"] and {part["role"] for part in told["parts"]} == before.keys()

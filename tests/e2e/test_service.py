@@ -15,7 +15,7 @@ import pytest
 
 from deployer.runtimes import service
 from tests.e2e.conftest import Box
-from tests.e2e.test_hardened import containers, docker, patient, program
+from tests.e2e.test_hardened import containers, docker, program, up
 
 pytestmark = pytest.mark.e2e
 ALONE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}  # what systemd gives a service of the system
@@ -50,7 +50,7 @@ def kill_everything(box: Box, runtime: str) -> None:
 
 
 def test_the_command_of_the_unit_brings_it_back_without_a_network(box: Box, runtime: str) -> None:
-    first = box.up(patient(box), "--runtime", runtime)
+    first = up(box, runtime)
     text = box.run("service", "install", "--dry-run").stdout
     assert text.startswith("# /") and ("PartOf=docker.service" in text) is (runtime == "docker")
     (line,) = [line.removeprefix("ExecStart=") for line in text.splitlines() if line.startswith("ExecStart=")]
@@ -68,7 +68,7 @@ def test_the_command_of_the_unit_brings_it_back_without_a_network(box: Box, runt
     assert box.json("chat", "--temperature", "0", "--max-tokens", "8", "What is the capital of France?")["answer"]
     again = json.loads(box.run("start", "--json").stdout)
     assert again["changed"] is False and "up already" in box.run("start").stderr
-    assert not box.up(patient(box), "--runtime", runtime)["changed"]
+    assert not up(box, runtime)["changed"]
 
     subprocess.run(stop, shell=True, cwd="/", env=environment, check=True, capture_output=True)
     assert box.left() == [] and not answers(first["url"])
@@ -77,7 +77,7 @@ def test_the_command_of_the_unit_brings_it_back_without_a_network(box: Box, runt
 
 def test_start_says_what_is_missing(box: Box, runtime: str) -> None:
     assert "there is no deployment" in box.run("start", code=2).stderr
-    box.up(patient(box), "--runtime", runtime)
+    up(box, runtime)
     path = box.home / "deployments/small/deployment.json"
     record = json.loads(path.read_text())
     box.run("down", "--keep")
@@ -95,7 +95,7 @@ def test_start_says_what_is_missing(box: Box, runtime: str) -> None:
 def test_without_systemd_the_engine_restarts_it(box: Box, runtime: str) -> None:
     if service.booted():
         pytest.skip("systemd runs here: it would be used")
-    first = box.up(patient(box), "--runtime", runtime)
+    first = up(box, runtime)
     assert "does not start with the machine" in box.run("service", "status", code=1).stdout
     if runtime == "process":
         said = box.run("service", "install", code=1).stderr
@@ -115,7 +115,7 @@ def test_without_systemd_the_engine_restarts_it(box: Box, runtime: str) -> None:
     assert program(containers(box)["engine"]) != before
 
     assert "deployer service remove small" in box.run("down").stderr
-    box.up(patient(box), "--runtime", runtime)
+    up(box, runtime)
     assert policy() == "unless-stopped", "the next `up` keeps what was asked for"
     box.run("service", "remove")
     assert policy() == "no"
