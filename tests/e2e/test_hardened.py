@@ -53,7 +53,8 @@ def patient(box: Box, **changes: str) -> str:
 def up(box: Box, runtime: str = "docker", **changes: str) -> Any:
     """Brought up; where others use the machine, a miss in speed alone is no answer to what is asked here."""
     for _ in range(4):
-        done = box.run("up", patient(box, **changes), "--runtime", runtime, "--port", str(box.port), "--json", code=None)
+        words = ("up", patient(box, **changes), "--runtime", runtime, "--port", str(box.port), "--json")
+        done = box.run(*words, code=None)
         if done.returncode == 0:
             break
         assert "this host should give at least" in done.stdout, done.stderr
