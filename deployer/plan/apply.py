@@ -109,7 +109,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                     _start(step, choice, world, undo)
                 case Ready():
                     loaded = -time.monotonic()
-                    _wait(step, choice.engine, world)
+                    wait(step, choice.engine, world)
                     loaded += time.monotonic()
                 case Accept():
                     measured = _accept(step, choice, world)
@@ -132,6 +132,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         launch=started,
         context=choice.context,
         concurrency=choice.concurrency,
+        engine=choice.engine.name,
         certificate=str(accepted.certificate) if accepted.certificate else None,
     )
     save_record(world.home, record)
@@ -251,12 +252,13 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
         undo.callback(world.runtime.stop, step.launch.unit)
         return
     door.prepare(choice, world.home)
-    _await_port(step.launch.port)
+    await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
     world.runtime.start(step.launch)
 
 
-def _await_port(port: int) -> None:
+def await_port(port: int) -> None:
+    """Waits a moment until 127.0.0.1:`port` is free. Raises LaunchError with who holds it."""
     deadline = time.monotonic() + 5  # what was just stopped may hold it for a moment
     while not port_free(port):
         if time.monotonic() > deadline:
@@ -267,7 +269,7 @@ def _await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def _wait(step: Ready, engine: Engine, world: World) -> None:
+def wait(step: Ready, engine: Engine, world: World) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 

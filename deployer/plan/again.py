@@ -1,0 +1,42 @@
+"""Starts an accepted deployment again, as it was: after a reboot, without a network, a profile or an audit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from deployer.engines import engine
+from deployer.errors import DeployerError, QuestionError
+from deployer.plan.acceptance import healthy
+from deployer.plan.apply import World, await_port, wait
+from deployer.plan.record import Record
+from deployer.plan.steps import Ready
+
+
+def again(record: Record, world: World) -> float | None:
+    """Seconds until the deployment of `record` was ready; None when it answered already.
+
+    Raises LaunchError when it does not come up; then nothing of it runs.
+    """
+    if record.engine is None:
+        raise QuestionError(
+            f"{record.name} was accepted by an older version, which did not note its engine",
+            hint=f"deployer up {record.profile}",
+        )
+    runtime, begin = world.runtime, time.monotonic()
+    unit = runtime.find(record.name)
+    here = unit is not None and unit.state == "running" and unit.fingerprint == record.launch.fingerprint
+    if here and healthy(record.url, record.certificate):
+        return None
+    try:
+        if not here:
+            if unit is not None:
+                runtime.stop(record.name)
+            await_port(record.launch.port)
+            runtime.start(record.launch)
+        certificate = Path(record.certificate) if record.certificate else None
+        wait(Ready(record.name, record.url.removesuffix("/v1"), certificate), engine(record.engine), world)
+    except (DeployerError, KeyboardInterrupt):
+        runtime.stop(record.name)
+        raise
+    return time.monotonic() - begin
