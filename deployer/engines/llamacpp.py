@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from deployer.engines.base import Engine, Job
 from deployer.sizing.memory import PROMPT_CACHE
 
@@ -40,5 +38,4 @@ ENGINE = Engine(
     files=("*.gguf",),
     folder="/opt/llamacpp",
     arguments=_arguments,
-    error=re.compile(r"\bE\s|error|failed|cannot|unable|unknown model", re.IGNORECASE),
 )

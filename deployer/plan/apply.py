@@ -7,17 +7,16 @@ import json
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
-from deployer.engines import Engine
 from deployer.errors import (
     AcceptanceFailed,
     DeployerError,
     EngineDied,
-    EngineStuck,
     LaunchError,
     ModelError,
     Refused,
@@ -30,7 +29,7 @@ from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, history
+from deployer.plan import acceptance, failed, history, smaller
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -44,7 +43,6 @@ from deployer.sizing import wanted
 from deployer.sizing.memory import Use, memory
 
 STALL_S = 120.0  # an engine that makes no progress for this long is stuck
-_EVIDENCE = 6
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,11 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     measured: Measured | None = None
     loaded = 0.0
     begin = time.monotonic()
+    asked, short = choice, ""
     with contextlib.ExitStack() as undo:
-        for step in steps:
+        pending = deque(steps)
+        while pending:
+            step = pending.popleft()
             if _done(step, world):
                 world.progress.say(f"✓ {step.title}: done already")
                 continue
@@ -110,7 +111,16 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                     _start(step, choice, world, undo)
                 case Ready():
                     loaded = -time.monotonic()
-                    _wait(step, choice.engine, world)
+                    try:
+                        _wait(step, choice, world)
+                    except EngineDied as error:
+                        if choice is not asked:
+                            raise
+                        choice, steps = smaller.again(choice, steps, error, world)
+                        short = error.evidence[0]
+                        world.runtime.stop(step.unit)
+                        pending = deque(s for s in steps if isinstance(s, (Start, Ready, Accept)))
+                        continue
                     loaded += time.monotonic()
                 case Accept():
                     measured = _accept(step, choice, world)
@@ -135,6 +145,8 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         concurrency=choice.concurrency,
     )
     save_record(world.home, record)
+    if (choice.context, choice.concurrency) != (asked.context, asked.concurrency):
+        smaller.remember(choice, short, world)
     history.keep(record, choice, world.facts, _chosen(choice, world.facts), world.runtime, measured, loaded, world.home)
     world.progress.say(f"up in {format_duration(time.monotonic() - begin)}")
     return record
@@ -253,7 +265,10 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
     ensure_key(world.home.deployment(step.launch.unit) / "key")
     _await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
-    world.runtime.start(step.launch)
+    try:
+        world.runtime.start(step.launch)
+    except LaunchError as error:
+        raise failed.unstarted(error, choice, world) from error
 
 
 def ensure_key(path: Path) -> None:
@@ -274,7 +289,7 @@ def _await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def _wait(step: Ready, engine: Engine, world: World) -> None:
+def _wait(step: Ready, choice: Choice, world: World) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
@@ -283,7 +298,7 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
     with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False) as client:
         while True:
             try:
-                if client.get(f"{step.url}{engine.health}").status_code == 200:
+                if client.get(f"{step.url}{choice.engine.health}").status_code == 200:
                     return
             except httpx.HTTPError:
                 pass  # it does not listen yet
@@ -292,18 +307,13 @@ def _wait(step: Ready, engine: Engine, world: World) -> None:
                 looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
-                    raise _died(step.unit, engine, world, unit.exit if unit else None)
+                    raise failed.died(step.unit, choice, world, unit.exit if unit else None)
                 seen = world.runtime.pulse(step.unit)
                 if seen != pulse:
                     pulse, moved = seen, now
                 world.progress.amount("loading", int(now - begin), None, "s")
                 if now - moved > world.stall:
-                    log = list(world.runtime.logs(step.unit, lines=200))
-                    raise EngineStuck(
-                        f"the engine made no progress for {format_duration(world.stall)}",
-                        hint=f"deployer logs {step.unit}",
-                        evidence=log[-_EVIDENCE:],
-                    )
+                    raise failed.stuck(step.unit, choice, world)
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 
@@ -312,29 +322,7 @@ def _accept(step: Accept, choice: Choice, world: World) -> Measured:
     try:
         return acceptance.accept(step, _floor(choice, world))
     except AcceptanceFailed as error:
-        first, saved = _testimony(step.unit, choice.engine, world)
-        evidence = (*error.evidence, *((first,) if first else ()))
-        hint = f"{error.hint or 'see the log'}; all the engine said is in {saved}"
-        raise AcceptanceFailed(error.message, hint=hint, evidence=evidence) from error
-
-
-def _testimony(unit: str, engine: Engine, world: World) -> tuple[str | None, Path]:
-    """The engine's first error line, and where its whole log was saved: the unit itself will be gone."""
-    log = list(world.runtime.logs(unit, lines=1000))
-    saved = world.home.deployment(unit) / "failed.log"
-    write_whole(saved, "\n".join([*log, ""]).encode(), 0o600)
-    return engine.first_error(log), saved
-
-
-def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
-    first, saved = _testimony(unit, engine, world)
-    log = saved.read_text().splitlines()
-    evidence = ([first] if first else []) + [line for line in log[-3:] if line != first]
-    return EngineDied(
-        f"the engine ended while it was loading ({how})" if how else "the engine ended while it was loading",
-        hint=f"all it said is in {saved}",
-        evidence=evidence,
-    )
+        raise failed.unaccepted(error, step.unit, choice, world) from error
 
 
 def _floor(choice: Choice, world: World) -> float | None:

@@ -93,10 +93,8 @@ class DockerRuntime:
             for container in made:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
-            raise LaunchError(
-                f"the engine refuses to start {launch.unit}: {error.explanation or error}",
-                hint=_hint(str(error)),
-            ) from error
+            said = error.explanation or error
+            raise LaunchError(f"the engine refuses to start {launch.unit}: {said}") from error
 
     def find(self, unit: str) -> Unit | None:
         return next((u for u in self.units() if u.name == unit), None)
@@ -381,11 +379,3 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
         yield from (line.decode(errors="replace") for line in whole)
     if rest:
         yield rest.decode(errors="replace")
-
-
-def _hint(text: str) -> str | None:
-    if "port is already allocated" in text or "address already in use" in text:
-        return "the port is taken: choose another with --port"
-    if "could not select device driver" in text:
-        return "the engine has no GPU support: sudo nvidia-ctk runtime configure --runtime=docker"
-    return None
