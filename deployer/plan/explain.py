@@ -14,6 +14,7 @@ from deployer.plan.testimony import Said, said
 from deployer.report import Outcome
 
 _ENGINES = {"llamacpp", "transformers", "vllm"}
+_ELSEWHERE = re.compile(r"\bsays? (why|how)\b")  # a hint that only leads to another check
 _LONG = 300  # characters of a line that are shown
 
 
@@ -99,6 +100,6 @@ def _fix(signature: Signature, words: Words, at: Situation) -> str:
         report = checks.audit(at.host, at.profile, only=signature.checks)
         for id in signature.checks:
             for finding in (*report.of(Outcome.FAIL), *report.of(Outcome.WARN)):
-                if finding.id == id and finding.hint:
+                if finding.id == id and finding.hint and not _ELSEWHERE.search(finding.hint):
                     return f"{finding.hint} ({id}: {finding.found})"
     return signature.fix.format_map(words)

@@ -90,6 +90,9 @@ def shortage(log: Sequence[str], choice: Choice) -> Shortage | None:
             size = _number(r"failed to allocate (?:\S+ )?buffer of size (\d+)", log)
             told = f"a cache of {format_size(size)} could not be had" if size else "the cache could not be had"
             return Shortage(f"{told}; half of it is tried", line, tokens=asked // 2)
+        case "llamacpp.memory":
+            size = _number(r"insufficient memory \(attempted to allocate\s+(\d+)", log)
+            return Shortage(f"{size} MiB too little", line, lacking=size << 20) if size else None
         case "system.killed" if choice.engine.name == "llamacpp":
             return Shortage("no number; half of the cache is tried", line, tokens=asked // 2)
     return None

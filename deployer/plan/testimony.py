@@ -47,7 +47,7 @@ _KEPT = 6  # lines of an exception's message that are read
 class Said:
     """A line that may say the cause: `text` without what loggers put before it, `line` as it stands in the log.
 
-    It is `sure` to be an error when it ends a traceback, or its level says so.
+    It is `sure` to be an error when it ends a traceback, or its level says so, and may be one by its words.
     """
 
     text: str
@@ -57,24 +57,29 @@ class Said:
     sure: bool
 
     @property
+    def alarm(self) -> bool:
+        """Whether it speaks of an error at all."""
+        return self.sure or _ALARM.search(self.text) is not None
+
+    @property
     def echo(self) -> bool:
         """Whether it only repeats that something else failed."""
         return _ECHO.search(self.text) is not None
 
 
 def said(log: Sequence[str]) -> tuple[Said, ...]:
-    """The lines that speak of errors, those of children first, each process's in the order of the log."""
-    return tuple(sorted(_alarms(log), key=lambda one: (one.rank, one.number)))
+    """The lines that are no mere news, those of children first, each process's in the order of the log."""
+    return tuple(sorted(_heard(log), key=lambda one: (one.rank, one.number)))
 
 
 def first_error(log: Sequence[str]) -> str | None:
     """The line that says best what went wrong; None where none speaks of an error."""
-    found = said(log)
-    best = min(found, key=lambda one: (one.echo, not one.sure), default=None)
+    found = [one for one in said(log) if one.alarm]
+    best = min(found, key=lambda one: (one.echo, one.rank > _MAIN + 1, not one.sure), default=None)
     return best.line if best else None
 
 
-def _alarms(log: Sequence[str]) -> Iterator[Said]:
+def _heard(log: Sequence[str]) -> Iterator[Said]:
     inside: dict[str, bool] = {}  # who is in the middle of a traceback
     kept: dict[str, int] = {}  # lines of a message that are still to be read
     for number, line in enumerate(log):
@@ -91,7 +96,7 @@ def _alarms(log: Sequence[str]) -> Iterator[Said]:
             kept[who], sure = _KEPT, True
         elif kept.get(who, 0) > 0 and text.strip():
             kept[who] -= 1
-        elif level in _QUIET or not (level or _ALARM.search(text)):
+        elif level in _QUIET:
             continue
         if text.strip() and not text.lstrip().startswith("File \""):
             yield Said(text.strip(), line.strip(), _rank(who, text), number, sure)
