@@ -39,12 +39,16 @@ class Signature:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A known cause: why, what to do on this host, and the line of the log that says it."""
+    """A known cause: why, what to do on this host, and the line of the log that says it.
+
+    It is `sure` unless it is only what has many causes, or follows from another.
+    """
 
     name: str
     cause: str
     fix: str
     line: str
+    sure: bool
 
 
 @cache
@@ -84,7 +88,8 @@ def explain(log: Sequence[str], at: Situation) -> Explanation | None:
         return None
     signature, found, one = known
     words = Words(found.groupdict(), at)
-    return Explanation(signature.name, signature.cause.format_map(words), _fix(signature, words, at), shown(one.line))
+    cause, fix = signature.cause.format_map(words), _fix(signature, words, at)
+    return Explanation(signature.name, cause, fix, shown(one.line), not signature.weak)
 
 
 def shown(line: str) -> str:

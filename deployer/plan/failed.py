@@ -63,7 +63,7 @@ def stuck(unit: str, choice: Choice, world: World) -> EngineStuck:
     log, saved = _saved(unit, choice, world)
     known = explain(log, situation(choice, world.facts))
     message = f"the engine made no progress for {format_duration(world.stall)}"
-    if known:
+    if known and known.sure:
         return EngineStuck(f"{message}: {known.cause}", hint=known.fix, evidence=[known.line], log=saved)
     return EngineStuck(message, hint=_UNKNOWN, evidence=[shown(line) for line in log[-2 * _LAST :]], log=saved)
 
@@ -71,7 +71,8 @@ def stuck(unit: str, choice: Choice, world: World) -> EngineStuck:
 def unaccepted(error: AcceptanceFailed, unit: str, choice: Choice, world: World) -> AcceptanceFailed:
     """It answers, and wrongly: what was seen from outside, with what the engine itself said."""
     log, saved = _saved(unit, choice, world)
-    if known := explain(log, situation(choice, world.facts)):
+    known = explain(log, situation(choice, world.facts))
+    if known and known.sure:
         evidence = [*error.evidence, known.line]
         return AcceptanceFailed(f"{error.message}: {known.cause}", hint=known.fix, evidence=evidence, log=saved)
     first = first_error(log)
