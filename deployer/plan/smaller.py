@@ -85,14 +85,14 @@ def shortage(log: Sequence[str], choice: Choice) -> Shortage | None:
             return Shortage(f"{format_size(lacking)} too little", line, lacking=lacking, total=total)
         case "llamacpp.compute":
             size = _number(r"failed to allocate (?:\S+ )?buffer of size (\d+)", log)
-            return Shortage(f"{format_size(size)} too little", line, lacking=size) if size else None
+            # what comes after it, threads and answers, has not been asked for yet: as much again
+            return Shortage(f"{format_size(size)} too little", line, lacking=2 * size) if size else None
         case "llamacpp.cache":
             size = _number(r"failed to allocate (?:\S+ )?buffer of size (\d+)", log)
             told = f"a cache of {format_size(size)} could not be had" if size else "the cache could not be had"
             return Shortage(f"{told}; half of it is tried", line, tokens=asked // 2)
         case "llamacpp.memory":
-            size = _number(r"insufficient memory \(attempted to allocate\s+(\d+)", log)
-            return Shortage(f"{size} MiB too little", line, lacking=size << 20) if size else None
+            return Shortage(f"{found['size']} too little; half of the cache is tried", line, tokens=asked // 2)
         case "system.killed" if choice.engine.name == "llamacpp":
             return Shortage("no number; half of the cache is tried", line, tokens=asked // 2)
     return None

@@ -44,7 +44,7 @@ def test_a_cache_that_memory_does_not_allow_is_halved_once_and_remembered(box: B
     peak = int(re.findall(r"VmPeak:\s+(\d+)", status)[0]) * 1024
     box.run("down", "tried")
     wanted = profile(box, "open", serving="{api_key: required}")
-    limit = peak + CACHE * 3 // 4  # of the address space: the whole cache is too much, half of it is not
+    limit = peak + CACHE * 3 // 5  # of the address space: the whole cache is too much, half of it is not
 
     def narrow() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -54,13 +54,12 @@ def test_a_cache_that_memory_does_not_allow_is_halved_once_and_remembered(box: B
     _, said = child.communicate(timeout=300)
     assert child.returncode == 0, said
     assert "serving: 4 × 8192 tokens: what" in said
-    assert "the cache of 4 × 8192 tokens did not fit" in said
-    assert "could not be had; half of it is tried: starting again, once, with 2 × 8192 tokens" in said
+    assert "the engine ended while it was loading: " in said  # where in its start it ran out depends on the machine
+    assert re.search(r"it reported .+ starting again, once, with 2 × 8192 tokens", said)
     box.run("down", "open")
 
     again = box.run("up", wanted, "--runtime", "process", "--port", str(box.port)).stderr
     assert "serving: 2 × 8192 tokens: remembered, because the engine said: " in again
-    assert "failed to allocate buffer for kv cache" in again
     box.run("down", "open")
 
     named = profile(box, "named", serving="{context: 8192, concurrency: 4}")
