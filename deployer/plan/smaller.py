@@ -74,27 +74,27 @@ def shortage(log: Sequence[str], choice: Choice) -> Shortage | None:
         case "vllm.context":
             estimate = _number(r"estimated maximum model length is (\d+)", [one.text])
             tokens = estimate or int(float(found["have"]) / float(found["need"]) * int(found["wanted"]))
-            return Shortage(f"a cache for {tokens} tokens", line, tokens=tokens)
+            return Shortage(f"it says that its cache holds {tokens} tokens", line, tokens=tokens)
         case "vllm.context_before_v1":
-            return Shortage(f"a cache for {found['fits']} tokens", line, tokens=int(found["fits"]))
+            return Shortage(f"it says that its cache holds {found['fits']} tokens", line, tokens=int(found["fits"]))
         case "vllm.taken":
             free, total = (int(float(found[key]) * (1 << 30)) for key in ("free", "total"))
-            return Shortage(f"{format_size(free)} of {format_size(total)} free", line, free=free, total=total)
+            return Shortage(f"it says that {format_size(free)} of {format_size(total)} are free", line, free=free, total=total)
         case "torch.cuda_memory" if choice.engine.name == "vllm":
             lacking, total = _size(found["asked"]) - _size(found["free"]), _size(found["total"])
-            return Shortage(f"{format_size(lacking)} too little", line, lacking=lacking, total=total)
+            return Shortage(f"it lacked {format_size(lacking)}", line, lacking=lacking, total=total)
         case "llamacpp.compute":
             size = _number(r"failed to allocate (?:\S+ )?buffer of size (\d+)", log)
             # what comes after it, threads and answers, has not been asked for yet: as much again
-            return Shortage(f"{format_size(size)} too little", line, lacking=2 * size) if size else None
+            return Shortage(f"it lacked {format_size(size)}", line, lacking=2 * size) if size else None
         case "llamacpp.cache":
             size = _number(r"failed to allocate (?:\S+ )?buffer of size (\d+)", log)
-            told = f"a cache of {format_size(size)} could not be had" if size else "the cache could not be had"
+            told = f"it could not have a cache of {format_size(size)}" if size else "it could not have its cache"
             return Shortage(f"{told}; half of it is tried", line, tokens=asked // 2)
         case "llamacpp.memory":
-            return Shortage(f"{found['size']} too little; half of the cache is tried", line, tokens=asked // 2)
+            return Shortage(f"it could not have {found['size']}; half of the cache is tried", line, tokens=asked // 2)
         case "system.killed" if choice.engine.name == "llamacpp":
-            return Shortage("no number; half of the cache is tried", line, tokens=asked // 2)
+            return Shortage("it named no number; half of the cache is tried", line, tokens=asked // 2)
     return None
 
 
@@ -128,7 +128,7 @@ def again(choice: Choice, made: Sequence[Step], error: LaunchError, world: World
     world.progress.say(error.message)
     world.progress.say(f"  | {short.line}")
     world.progress.say(
-        f"it reported {short.reported}: starting again, once, with {smaller[1]} × {smaller[0]} tokens"
+        f"{short.reported}: starting again, once, with {smaller[1]} × {smaller[0]} tokens"
         + (f" and {share:.0%} of the GPU's memory" if share != choice.share else "")
     )
     runtime = world.runtime

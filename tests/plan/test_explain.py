@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -157,3 +158,11 @@ def test_what_is_no_error_or_says_no_cause_matches_nothing(line: str, engine: st
 def test_one_engines_words_are_not_anothers() -> None:
     said = ["llama_model_load: error loading model: unknown model architecture: 'llama4'"]
     assert recognise(said, "llamacpp") and not recognise(said, "vllm")
+
+
+def test_the_page_on_failures_is_made_of_the_catalogue() -> None:
+    root = Path(__file__).resolve().parents[2]
+    made = runpy.run_path(str(root / "docs/failures.py"))
+    page = (root / "docs/failures.md").read_text()
+    assert page == made["page"](page, CATALOGUE), "make docs"
+    assert set(made["ACTS"]) == set(ACTS)

@@ -174,7 +174,7 @@ def test_what_vllm_says_would_fit_is_started_once_said_and_remembered(bench: Ben
     assert (record.context, record.concurrency) == (5632, 1)
     said = "\n".join(bench.heard.lines)
     assert "one request of 131072 tokens needs a cache of 16.00 GiB, and 0.71 GiB are left" in said
-    assert "it reported a cache for 5632 tokens: starting again, once, with 1 × 5632 tokens" in said
+    assert "it says that its cache holds 5632 tokens: starting again, once, with 1 × 5632 tokens" in said
     kept = recall(bench.home, "small", record.model_id, HOST, bench.heard.say)
     assert kept and (kept.context, kept.users) == (5632, 1) and "131072" in kept.because
 
