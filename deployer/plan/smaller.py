@@ -79,7 +79,8 @@ def shortage(log: Sequence[str], choice: Choice) -> Shortage | None:
             return Shortage(f"it says that its cache holds {found['fits']} tokens", line, tokens=int(found["fits"]))
         case "vllm.taken":
             free, total = (int(float(found[key]) * (1 << 30)) for key in ("free", "total"))
-            return Shortage(f"it says that {format_size(free)} of {format_size(total)} are free", line, free=free, total=total)
+            told = f"it says that {format_size(free)} of {format_size(total)} are free"
+            return Shortage(told, line, free=free, total=total)
         case "torch.cuda_memory" if choice.engine.name == "vllm":
             lacking, total = _size(found["asked"]) - _size(found["free"]), _size(found["total"])
             return Shortage(f"it lacked {format_size(lacking)}", line, lacking=lacking, total=total)
