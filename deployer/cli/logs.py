@@ -11,6 +11,8 @@ from deployer.cli import show
 from deployer.cli.place import Place, place
 from deployer.cli.which import which
 
+_READ = 500  # lines; an error of days ago is not why it ended
+
 
 @click.command("logs")
 @click.argument("name", required=False)
@@ -43,7 +45,7 @@ def _explain(here: Place, name: str | None) -> int:
     if record:
         runs = here.runtime(record.runtime)
         unit = runs.find(record.name)
-        log = list(runs.logs(record.name)) if unit else []
+        log = list(runs.logs(record.name, lines=_READ)) if unit else []
         if unit and unit.exit and unit.exit.startswith("Exited"):
             log.append(unit.exit)
         attempt = attempt if not log else None

@@ -70,7 +70,7 @@ def command(
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
         record = plan.load_record(here.home, label)
-        before = plan.before(here.home, label, wanted, record, facts, screen.say)
+        before = plan.before(here.home, label, wanted, record, facts, screen.say, forget=not dry_run)
         if not before and not dry_run:
             facts = _known(here, facts, wanted, screen)
         choice = plan.resolve(

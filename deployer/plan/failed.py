@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "this is in no list of known causes; what the engine said before it is in its log"
 _LAST = 3  # lines
+_READ = 5000  # lines; eight workers that fail leave more than a thousand
 _TRIED = ("engine", "name", "runtime", "program", "model", "context", "concurrency", "port")
 
 
@@ -90,7 +91,7 @@ def unstarted(error: LaunchError, choice: Choice, world: World) -> LaunchError:
 
 def _saved(unit: str, choice: Choice, world: World) -> tuple[list[str], Path]:
     """The unit's log, and where it was saved with what was tried: the unit itself will be gone."""
-    log = list(world.runtime.logs(unit, lines=1000))
+    log = list(world.runtime.logs(unit, lines=_READ))
     folder = world.home.deployment(unit)
     at = situation(choice, world.facts)
     tried = {field: getattr(at, field) for field in _TRIED}

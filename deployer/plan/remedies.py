@@ -61,7 +61,8 @@ def _less(at: Situation) -> str:
         users //= 2
     else:
         context = max(LEAST, context // 2 // 256 * 256)
-    return f"in {at.profile.path}: serving: {{context: {context}, concurrency: {users}}}; deployer fit says what holds"
+    place = f"a copy of {at.profile.path}" if at.shipped else at.profile.path
+    return f"in {place}: serving: {{context: {context}, concurrency: {users}}}; deployer fit says what holds"
 
 
 def _smaller_model(at: Situation) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FILE = "smaller.json"
 _UNITS = {"B": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_LEAST_SHARE = 0.05  # of a GPU's memory: with less of it no model starts
 _ROUGH = 256 << 20  # bytes; a kernel's update takes some of a machine's memory
 
 
@@ -107,9 +108,9 @@ def again(choice: Choice, made: Sequence[Step], error: LaunchError, world: World
     """
     log = error.log.read_text(errors="replace").splitlines() if error.log else []
     short = shortage([*log, *error.evidence], choice)
-    if short is None:
+    share = _share(short, choice) if short else 0.0
+    if short is None or share < min(choice.share, _LEAST_SHARE):
         raise error
-    share = _share(short, choice)
     fits = _fits(short, choice, share, _described(choice, world.home))
     now = choice.context, choice.concurrency
     # a profile that names both asks for them; what fits beside that is what it would say if it named nothing
@@ -142,8 +143,10 @@ def remember(choice: Choice, because: str, world: World) -> None:
     write_json(world.home.deployment(choice.name) / _FILE, asdict(kept), 0o600)
 
 
-def recall(home: Home, name: str, model: str, facts: host.Host, say: Callable[[str], None]) -> Remembered | None:
-    """What was remembered for this model on a host with this memory; what no longer holds is forgotten, and said."""
+def recall(
+    home: Home, name: str, model: str, facts: host.Host, say: Callable[[str], None], *, forget: bool = True
+) -> Remembered | None:
+    """What was remembered for this model on a host with this memory; what no longer holds is said, and forgotten."""
     path = home.deployment(name) / _FILE
     raw = read_json(path)
     try:
@@ -155,18 +158,20 @@ def recall(home: Home, name: str, model: str, facts: host.Host, say: Callable[[s
     other = "the model" if kept.model != model else "the host's memory" if kept.memory != _memory(facts) else None
     if other is None:
         return kept
-    path.unlink(missing_ok=True)
+    if forget:
+        path.unlink(missing_ok=True)
     say(f"{other} is another than when {kept.users} × {kept.context} tokens were remembered: they are chosen anew")
     return None
 
 
 def before(
-    home: Home, name: str, profile: Profile, record: Record | None, facts: host.Host, say: Callable[[str], None]
-) -> tuple[int, int, str] | None:
+    home: Home, name: str, profile: Profile, record: Record | None, facts: host.Host, say: Callable[[str], None],
+    *, forget: bool = True,
+) -> tuple[int, int, str] | None:  # fmt: skip
     """Context, users and why, as an earlier `up` left them; None where the profile or this host decides."""
     model = models.model_id(profile.model, engine(profile.engine).files)
     had = (home.deployment(name) / _FILE).exists()
-    kept = recall(home, name, model, facts, say)
+    kept = recall(home, name, model, facts, say, forget=forget)
     if kept:
         return kept.context, kept.users, f"remembered, because the engine said: {kept.because}"
     if had or record is None or record.profile != str(profile.path):

@@ -218,6 +218,13 @@ def test_what_another_cause_ended_is_not_started_again(bench: Bench) -> None:
     assert len(bench.starts()) == 1
 
 
+def test_a_gpu_with_next_to_nothing_free_is_no_case_for_a_smaller_setting(bench: Bench) -> None:
+    full = text("vllm.taken", "25837").replace("(3.22/4.0 GiB)", "(0.11/4.0 GiB)")
+    with pytest.raises(EngineDied, match=r"0\.11 of 4\.0 GiB are free"):
+        bench.up(bench.choice(full, fits=0))
+    assert len(bench.starts()) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "part", "engine", "expected"),
     [
@@ -280,6 +287,8 @@ def test_what_is_remembered_is_forgotten_with_the_memory_or_the_model(bench: Ben
     path = bench.home.deployment("small") / "smaller.json"
     saved = path.read_text()
     larger = replace(HOST, gpus=(hosts.gpu(name="some card", vram=16000, capability="8.9"),))
+    only_asked = before(bench.home, "small", asked, None, larger, bench.heard.say, forget=False)
+    assert only_asked is None and path.exists()
     assert left(larger) is None and not path.exists()
     assert "the host's memory is another than when 1 × 5632 tokens were remembered" in bench.heard.lines[-1]
     path.write_text(saved)
