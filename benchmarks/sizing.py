@@ -1,6 +1,7 @@
 """What `deployer fit` says against what is: `make bench-sizing`.
 
     python benchmarks/sizing.py memory      # the small models of tests/sizing on the real llama.cpp, part by part
+    python benchmarks/sizing.py torch       # small models on the real transformers, part by part
     python benchmarks/sizing.py published   # famous models against logs and figures of engines and makers
     python benchmarks/sizing.py speed       # six models of 76 MB to 1.3 GB: tokens per second as told and as measured
     python benchmarks/sizing.py --save      # all of it, into benchmarks/data/sizing.json and the tables of docs/fit.md
@@ -29,19 +30,21 @@ import speed
 from run import ROOT, host
 
 sys.path.insert(0, str(ROOT))
-from deployer.models.metadata import Description, describe
+from deployer.models.metadata import Description, describe, shapes
 from deployer.sizing import buffers, cache
 from deployer.sizing import memory as memories
 from deployer.sizing.memory import Use
-from tests.sizing import ggufs, llamacpp, test_published
+from tests.sizing import configs, ggufs, llamacpp, test_published
 from tests.sizing.bed import MODELS
 
 SAVED = ROOT / "benchmarks/data/sizing.json"
 PAGE = ROOT / "docs/fit.md"
 MIB = 1 << 20
 USES = ((4096, 2), (1000, 1))
+PROMPTS = (300, 1000)  # tokens of the prompts that transformers reads
 CONTEXT = 32768  # tokens at which caches of famous models are compared
 PARTS_OF = ("weights", "cache", "compute", "process")
+TORCH_PARTS = PARTS_OF[:3]
 # What the server keeps of earlier prompts is a part of its own with a limit of its own; here it keeps nothing.
 BARE = ("--cache-ram", "0", "--ctx-checkpoints", "0")
 
@@ -103,6 +106,18 @@ def compared(path: Path, context: int, slots: int, work: Path) -> dict[str, list
         "compute": [buffers.llamacpp(made, context, slots), report(text, "compute") * MIB],
         "process": [need.total - need.part("prompts"), resident],
     }
+
+
+def torch(_work: Path) -> Iterator[dict[str, Any]]:
+    """One row for each model and prompt in transformers: bytes told and measured of each part."""
+    for tokens in PROMPTS:
+        for found in configs.measured(configs.CONFIGS, tokens):
+            made = shapes.describe(configs.CONFIGS[found["model"]])
+            need = memories.memory(made, "transformers", Use(tokens + 1))  # the last token is never read
+            row = {part: [need.part(part), found[part]] for part in TORCH_PARTS}
+            told = "  ".join(f"{part} {error(*row[part]):+.1f} %" for part in TORCH_PARTS)
+            print(f"{found['model']:18}{tokens:6}  {told}", flush=True)
+            yield {"model": found["model"], "tokens": tokens, **row}
 
 
 # famous models
@@ -206,6 +221,21 @@ def memory_table(part: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def torch_table(part: dict[str, Any]) -> str:
+    """The largest prompt's compute in bytes too: what is over by half may be little."""
+    most = max(r["tokens"] for r in part["rows"])
+    rows = [f"| Model | {' | '.join(TORCH_PARTS)} | compute of {most} tokens, told and measured |",
+            "| --- | --- | --- | --- | --- |"]  # fmt: skip
+    for name in dict.fromkeys(r["model"] for r in part["rows"]):
+        alike = [r for r in part["rows"] if r["model"] == name]
+        cells = [span([error(*r[p]) for r in alike]) for p in TORCH_PARTS]
+        told, real = next(r["compute"] for r in alike if r["tokens"] == most)
+        rows.append(f"| {name} | {' | '.join(cells)} | {told / MIB:.1f} and {real / MIB:.1f} MiB |")
+    cells = [f"median {statistics.median(error(*r[p]) for r in part['rows']):+.1f} %" for p in TORCH_PARTS]
+    rows.append(f"| all | {' | '.join(cells)} | |")
+    return "\n".join(rows)
+
+
 def published_table(part: dict[str, Any]) -> str:
     rows = ["| Model | Of | Published | Told | Error | hf-mem | llmfit | Source |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
@@ -237,10 +267,10 @@ def documented(page: str, kept: dict[str, Any]) -> str:
 
 
 PARTS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-    "memory": memory, "published": published, "speed": speed.speed,
+    "memory": memory, "torch": torch, "published": published, "speed": speed.speed,
 }  # fmt: skip
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "memory": memory_table, "published": published_table, "speed": speed.table,
+    "memory": memory_table, "torch": torch_table, "published": published_table, "speed": speed.table,
 }  # fmt: skip
 
 if __name__ == "__main__":

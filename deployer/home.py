@@ -38,6 +38,18 @@ class Home:
     def deployment(self, name: str) -> Path:
         return self.root / "deployments" / name
 
+    def gateway(self, name: str) -> Path:
+        """The folder that the gateway of a deployment reads; it writes to `state` in it."""
+        return self.deployment(name) / "gateway"
+
+    def write_for_gateway(self, name: str, file: str, value: Any) -> Path:
+        """Writes a JSON file that the gateway takes within a second, for the owner of its folder alone: the folder."""
+        folder = self.gateway(name)
+        (folder / "state").mkdir(parents=True, exist_ok=True)
+        content = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+        write_whole(folder / file, content, 0o600, like=folder)
+        return folder
+
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
         """A folder that is gone afterwards; after a kill, `sweep` removes it."""
@@ -99,13 +111,19 @@ def _holder(file: TextIO) -> str:
     return "another process"
 
 
-def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Writes aside, syncs, renames: after a kill `path` is the old content or the new, never half."""
+def write_whole(path: Path, content: bytes, mode: int = 0o644, *, like: Path | None = None) -> None:
+    """Writes aside, syncs, renames: after a kill `path` is the old content or the new, never half.
+
+    For root, the file belongs to whom `like` belongs to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
+            if like is not None and os.geteuid() == 0:
+                about = like.stat()
+                os.fchown(handle, about.st_uid, about.st_gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -23,7 +23,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # models are handed a client by fetch, name its type and catch its errors.
 EFFECTS = {"fetch", "images", "host", "runtimes", "plan"}
 OUTSIDE = dict.fromkeys(("subprocess", "socket", "docker", "requests"), EFFECTS)
-OUTSIDE["httpx"] = EFFECTS | {"gateway", "models/sources", "models/metadata/remote.py", "cli/chat.py"}
+OUTSIDE["aiohttp"] = {"gateway"}
+OUTSIDE["httpx"] = EFFECTS | {"models/sources", "models/metadata/remote.py", "cli/chat.py"}
 EXEMPT = {"base", "show", "place", "settings", "lock", "push", "schema", "which", "__init__"}
 
 

@@ -35,7 +35,7 @@ def test_the_parts_add_up_and_are_told_apart(smollm2: metadata.Description) -> N
     assert need.part("cache") == 188_743_680
     assert need.total == sum(part.bytes for part in need.parts)
     assert str(need).endswith(
-        "(weights 143 MB, cache 189 MB, compute 18.5 MB, prompts 268 MB, process 43.8 MB)"
+        "(weights 143 MB, cache 189 MB, compute 18.5 MB, prompts 268 MB, process 34.9 MB)"
     )
 
 

@@ -19,12 +19,14 @@ COMMANDS = {
     "status": ("deployer.cli.status", "Say what runs, where and how fast."),
     "logs": ("deployer.cli.logs", "Show what an engine says."),
     "chat": ("deployer.cli.chat", "Talk to a deployment."),
+    "keys": ("deployer.cli.keys", "Give and take back API keys."),
     "pull": ("deployer.cli.pull", "Fetch and verify a model."),
     "models": ("deployer.cli.models", "List, verify, remove, export and import models."),
     "build": ("deployer.cli.build", "Build container images."),
     "images": ("deployer.cli.images", "Look into images, ours and others; list and remove ours."),
     "compat": ("deployer.cli.compat", "Say which CUDA, torch and images run on which driver and GPU."),
     "fit": ("deployer.cli.fit", "Say what a model needs, and whether it runs here."),
+    "export": ("deployer.cli.export", "Print a dashboard for Grafana."),
     "profiles": ("deployer.cli.profiles", "List, show and validate profiles."),
 }
 

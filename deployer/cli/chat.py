@@ -13,7 +13,7 @@ from deployer.cli import show
 from deployer.cli.place import place
 from deployer.cli.which import which
 from deployer.errors import LaunchError
-from deployer.plan import Record, events, piece_of
+from deployer.plan import Record, events, piece_of, trust
 
 if TYPE_CHECKING:
     import httpx
@@ -54,8 +54,9 @@ def command(
     history = [{"role": "system", "content": system}] if system else []
     once = " ".join(words) or (None if sys.stdin.isatty() else sys.stdin.read().strip())
     alone = httpx.Limits(max_keepalive_connections=0)  # engines end idle connections without notice
+    trusted = trust(Path(record.certificate) if record.certificate else None)
     with httpx.Client(
-        base_url=record.url, headers=headers, timeout=timeout, limits=alone, trust_env=False
+        base_url=record.url, headers=headers, timeout=timeout, limits=alone, trust_env=False, verify=trusted
     ) as client:
         if once:
             answer = _say(client, record, history, once, options, echo=not as_json)

@@ -44,7 +44,7 @@ def _row(here: Place, record: Record) -> dict[str, Any]:
     except RuntimeUnavailable:
         state = "unknown"
     if state == "running":
-        state = "answers" if plan.healthy(record.url) else "silent"
+        state = "answers" if plan.healthy(record.url, record.certificate) else "silent"
     return {
         "name": record.name,
         "state": state,

@@ -28,7 +28,7 @@ from deployer.sizing.wanted import described
     type=click.Choice(["docker", "process"]),
     help="What runs it.  [default: docker if it answers]",
 )
-@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: the profile's]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port that clients use.  [default: the profile's]")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--stall", type=click.FloatRange(1), default=120, show_default=True,
               help="Give up when the engine makes no progress for so many seconds.")  # fmt: skip
@@ -157,7 +157,8 @@ def _show(record: Record, *, changed: bool, as_json: bool) -> None:
     from pathlib import Path
 
     root = record.url.removesuffix("/v1")
-    curl = plan.example(root, record.model, record.kind, Path(record.key_file) if record.key_file else None)
+    key_file, certificate = (Path(one) if one else None for one in (record.key_file, record.certificate))
+    curl = plan.example(root, record.model, record.kind, key_file, certificate)
     if as_json:
         show.show_json(
             {

@@ -38,7 +38,8 @@ class Engine:
     `formats` are the model formats that it loads, best first; `convert` maps a format that it cannot load
     to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
     what it needs from a source that holds more. `folder` is where its programs are
-    in its images. `compiles`: it makes programs when it starts, and runs them.
+    in its images. `compiles`: it makes programs when it starts, and runs them. `paths` are those of the OpenAI API
+    that it has for models that write, `aliases` whether it can be told how clients call the model.
     """
 
     name: str
@@ -51,3 +52,5 @@ class Engine:
     convert: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     compiles: bool = False
+    paths: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+    aliases: bool = True

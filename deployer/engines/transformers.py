@@ -22,6 +22,7 @@ ENGINE = Engine(
     name="transformers",
     formats=("safetensors",),
     own_key=False,
+    aliases=False,
     files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
     folder="/opt/venv/bin",
     arguments=_arguments,

@@ -11,6 +11,7 @@ def _arguments(job: Job) -> tuple[str, ...]:
         job.program,
         "serve",
         job.model,
+        *("--served-model-name", job.alias),
         *("--host", job.host),
         *("--port", job.port),
         *("--tensor-parallel-size", str(max(1, job.gpus))),

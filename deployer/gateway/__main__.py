@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="gateway", description="the door in front of an engine")
-    parser.add_argument("--upstream", required=True, help="the engine's address")
-    parser.add_argument("--upstream-model", required=True, help="what the engine calls the model")
-    parser.add_argument("--model", required=True, help="what clients call it")
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="gateway", description="the door in front of engines")
+    parser.add_argument("--config", required=True, type=Path, help="folder with gateway.json and keys.json")
+    parser.add_argument("--state", type=Path, help="folder in which the last use of keys is kept")
+    parser.add_argument("--engine-port", default="", help="what stands for {engine_port} in addresses of engines")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--key-file", type=Path, help="file with the API key; without it no key is asked for")
+    parser.add_argument("--certificate", type=Path, help="file with the certificate chain, for TLS")
+    parser.add_argument("--certificate-key", type=Path, help="file with its private key")
     options = parser.parse_args()
 
     import uvicorn
 
-    from .app import build
+    from .app import Gateway
+    from .config import ConfigError
 
-    app = build(
-        upstream=options.upstream,
-        upstream_model=options.upstream_model,
-        model=options.model,
-        key=options.key_file.read_text().strip() if options.key_file else None,
+    try:
+        gateway = Gateway(options.config, options.state, {"engine_port": options.engine_port})
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    uvicorn.run(
+        gateway,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.certificate_key,
+        timeout_graceful_shutdown=30,
     )
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

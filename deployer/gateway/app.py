@@ -1,200 +1,256 @@
-"""The ASGI application in front of one engine."""
+"""The ASGI application: the one door to all engines of a deployment."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
+import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as Asked
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-PATHS = ("/v1/chat/completions", "/v1/completions")
-MAX_BODY = 8 << 20  # bytes of one request
-_HOP = {
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "content-length",
-    "content-encoding",
-    "server",
-    "date",
-}
+from . import config as configuration
+from .config import Config, ConfigError
+from .errors import UNAVAILABLE, Refusal
+from .forward import Forward
+from .keys import Keys
+from .metrics import STEP_S, Metrics
+from .metrics import Request as Measured
+from .replicas import Place, Replicas
+
+API = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+_PUBLIC = {"/healthz", "/readyz", "/health"}
+_NAME = re.compile(rb"[\x21-\x7e]{1,128}")
+_LOOK_S = 1.0  # between looks at the files of the configuration
+_READY_S = 5.0
 
 
-def build(*, upstream: str, upstream_model: str, model: str, key: str | None) -> Starlette:
-    """The application. `model` is the name that clients see, `upstream_model` the one the engine knows.
+class Gateway:
+    """Everything that lives as long as the process; `folder` holds the configuration, `state` is kept across starts.
 
-    With `key`, every request but `GET /health` needs `Authorization: Bearer <key>`.
+    Raises ConfigError when the configuration cannot be used. One that comes later and cannot be used is reported and
+    not taken.
     """
+
+    def __init__(self, folder: Path, state: Path | None, words: Mapping[str, str]) -> None:
+        self._folder, self._words = folder, words
+        self._stamp = configuration.stamp(folder)
+        self.keys = Keys(state)
+        self.replicas = Replicas()
+        self.metrics = Metrics()
+        self.started = time.time()
+        self.client: aiohttp.ClientSession
+        self.config: Config
+        self._door: ASGIApp
+        self._routes = Starlette(
+            routes=[
+                Route("/healthz", self._alive, methods=["GET"]),
+                *(Route(path, self._ready, methods=["GET"]) for path in ("/readyz", "/health")),
+                Route("/v1/models", self._models, methods=["GET"]),
+                Route("/v1/models/{name:path}", self._model, methods=["GET"]),
+                Route("/v1/status", self._status, methods=["GET"]),
+                Route("/metrics", self._measures, methods=["GET"]),
+                *(Route(path, Forward(self), methods=["POST"]) for path in API),
+            ],
+            lifespan=self._lifespan,
+        )
+        self._take(configuration.load(folder, words))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._routes(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        name = given.decode() if _NAME.fullmatch(given) else uuid.uuid4().hex
+        one = scope["deployer.request"] = Measured(name, scope["path"])
+
+        async def marked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                one.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            await self._door(scope, receive, marked)
+        finally:
+            self._ended(scope, one)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Nothing but the state of health is told without a key, whatever the path and the method."""
+        one: Measured = scope["deployer.request"]
+        try:
+            if not (scope["path"] in _PUBLIC and scope["method"] in ("GET", "HEAD")):
+                key = self.keys.who(dict(scope["headers"]).get(b"authorization"))
+                scope["deployer.key"], one.key = key, key.name
+            routed = [route for route in self._routes.routes if isinstance(route, Route) and
+                      route.path_regex.match(scope["path"])]  # fmt: skip
+            if not routed:
+                raise Refusal(404, f"there is no {scope['path']}")
+            if not any(scope["method"] in (route.methods or ()) for route in routed):
+                raise Refusal(405, f"{scope['path']} does not take {scope['method']}")
+        except Refusal as refusal:
+            await refusal.response()(scope, receive, send)
+            return
+        await self._routes(scope, receive, send)
+
+    def _take(self, config: Config) -> None:
+        self.config = config
+        self.keys.take(config)
+        self.replicas.take(config)
+        self._door = self._guarded
+        if config.cors:
+            self._door = CORSMiddleware(
+                self._guarded, allow_origins=config.cors, allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-Id"], expose_headers=["X-Request-Id"],
+            )  # fmt: skip
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # an engine may think for minutes before its first byte; only the connection itself is limited
-        limits = httpx.Limits(max_connections=None)
-        timeout = httpx.Timeout(None, connect=10.0)
-        async with httpx.AsyncClient(
-            base_url=upstream, timeout=timeout, limits=limits, trust_env=False
-        ) as client:
-            app.state.client = client
-            yield
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        # an engine may think for minutes before its first byte; only the connection itself is limited.
+        # A connection that was kept may be closed by the engine just then, so each request takes a new one.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=True) as client:
+            self.client = client
+            tasks = [asyncio.ensure_future(work()) for work in (self._look, self._sample)]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                self.keys.keep()
 
-    async def health(request: Request) -> Response:
-        try:
-            answer = await request.app.state.client.get("/health", timeout=5.0)
-        except httpx.HTTPError:
-            return _error(503, "the engine is not ready", "service_unavailable")
-        if answer.status_code != 200:
-            return _error(503, "the engine is not ready", "service_unavailable")
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            stamp = configuration.stamp(self._folder)
+            if stamp == self._stamp:
+                continue
+            self._stamp = stamp
+            try:
+                self._take(configuration.load(self._folder, self._words))
+                say({"event": "configuration", "generation": self.config.generation})
+            except ConfigError as error:
+                say({"event": "configuration", "error": str(error)})
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_S)
+            self.metrics.sample(self.replicas.running, self.replicas.waiting)
+            await self._answering()
+            self.keys.keep()
+
+    def _ended(self, scope: Scope, one: Measured) -> None:
+        if one.path in _PUBLIC:
+            return  # asked all the time
+        if one.status >= 400 and not one.cause:
+            one.cause = "refused" if one.status < 500 else "failed"
+        one.path = one.path if one.path in (*API, "/v1/models", "/v1/status", "/metrics") else "other"
+        self.metrics.ended(one)
+        now = time.monotonic()
+        entry = {
+            "event": "request", "id": one.id, "client": (scope.get("client") or ("",))[0], "key": one.key,
+            "method": scope["method"], "path": scope["path"], "status": one.status, "model": one.model,
+            "replica": one.replica, "cause": one.cause, "prompt_tokens": one.prompt_tokens,
+            "completion_tokens": one.tokens or None, "queue_s": round(one.queued, 4),
+            "first_token_s": round(one.first - one.came, 4) if one.first else None, "total_s": round(now - one.came, 4),
+        }  # fmt: skip
+        if one.prompt is not None:
+            entry["prompt"] = one.prompt
+        say({key: value for key, value in entry.items() if value not in (None, "")})
+
+    # what it answers itself
+
+    async def _alive(self, asked: Asked) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def models(request: Request) -> Response:
-        if refused := _refuse(request, key):
-            return refused
-        entry = {"id": model, "object": "model", "created": started, "owned_by": "deployer"}
-        return JSONResponse({"object": "list", "data": [entry]})
+    async def _ready(self, asked: Asked) -> Response:
+        if await self._answering():
+            return JSONResponse({"status": "ok"})
+        return Refusal(503, "no engine is ready", UNAVAILABLE, code="model_not_ready", after=5).response()
 
-    async def forward(request: Request) -> Response:
-        if refused := _refuse(request, key):
-            return refused
-        body = await _body(request)
-        if body is None:
-            return _error(413, f"the request is larger than {MAX_BODY} bytes", "invalid_request_error")
+    async def _answering(self) -> bool:
+        """Whether an active engine says that it is ready; all of them are asked."""
+        places = self.replicas.everywhere()
+        await asyncio.gather(*(self._ask_health(place) for place in places))
+        return any(place.ready and place.replica.state == configuration.ACTIVE for place in places)
+
+    async def _ask_health(self, place: Place) -> None:
         try:
-            value = json.loads(body, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            return _error(400, "the body is not a JSON object", "invalid_request_error")
-        asked = value.get("model", model)
-        if asked != model:
-            return _error(
-                404, f"the model `{asked}` does not exist; this is `{model}`", "invalid_request_error"
-            )
-        value["model"] = upstream_model
-        client: httpx.AsyncClient = request.app.state.client
-        try:
-            sent = client.build_request(
-                "POST",
-                request.url.path,
-                content=json.dumps(value),
-                headers={"Content-Type": "application/json"},
-            )
-            answer = await _unless_gone(request, client.send(sent, stream=True))
-        except httpx.HTTPError as error:
-            return _error(502, f"the engine does not answer: {type(error).__name__}", "api_error")
-        if answer is None:
-            return Response(status_code=499)  # nobody is there to read it
-        headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP}
-        return StreamingResponse(
-            _named(answer, upstream_model, model),
-            answer.status_code,
-            headers,
-            background=BackgroundTask(answer.aclose),
-        )
+            url = f"{place.replica.url}/health"
+            async with self.client.get(url, timeout=aiohttp.ClientTimeout(total=_READY_S)) as answer:
+                place.ready = answer.status == 200
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            place.ready = False
+        if place.ready:
+            place.broken = 0.0
 
-    async def nothing(request: Request) -> Response:
-        return _refuse(request, key) or _error(
-            404, f"there is no {request.url.path}", "invalid_request_error"
-        )
+    def _seen(self, asked: Asked) -> list[dict[str, Any]]:
+        allowed = asked.scope["deployer.key"].models
+        return [
+            {"id": model.id, "object": "model", "created": int(self.started), "owned_by": "deployer",
+             "max_model_len": model.context}
+            for model in self.config.models if allowed is None or model.id in allowed
+        ]  # fmt: skip
 
-    async def unroutable(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return _refuse(request, key) or _error(error.status_code, error.detail, "invalid_request_error")
+    async def _models(self, asked: Asked) -> Response:
+        return JSONResponse({"object": "list", "data": self._seen(asked)})
 
-    started = int(time.time())
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    return Starlette(
-        routes=[
-            Route("/health", health, methods=["GET"]),
-            Route("/v1/models", models, methods=["GET"]),
-            *(Route(path, forward, methods=["POST"]) for path in PATHS),
-            Route("/{rest:path}", nothing, methods=methods),
-        ],
-        lifespan=lifespan,
-        exception_handlers={HTTPException: unroutable},  # methods and paths that no route takes
-    )
+    async def _model(self, asked: Asked) -> Response:
+        name = asked.path_params["name"]
+        found = next((one for one in self._seen(asked) if one["id"] == name), None)
+        if found is None:
+            return Refusal(404, f"there is no model `{name}`", code="model_not_found", param="model").response()
+        return JSONResponse(found)
 
+    async def _status(self, asked: Asked) -> Response:
+        models = [
+            {
+                "id": model.id, "engine": model.engine, "context": model.context,
+                "replicas": [
+                    {"name": place.replica.name, "state": place.replica.state, "ready": place.ready,
+                     "running": place.running, "slots": place.replica.slots}
+                    for place in self.replicas.places(model)
+                ],
+            }
+            for model in self.config.models
+        ]  # fmt: skip
+        slots = sum(place.replica.slots for place in self.replicas.everywhere()
+                    if place.replica.state == configuration.ACTIVE)  # fmt: skip
+        return JSONResponse({
+            "deployment": self.config.deployment, "generation": self.config.generation,
+            "uptime_s": round(time.time() - self.started, 1), "models": models,
+            "running": self.replicas.running, "waiting": self.replicas.waiting, "limit": slots,
+            "requests": self.metrics.requests, "errors": self.metrics.errors,
+            "prompt_tokens": self.metrics.prompt_tokens, "completion_tokens": self.metrics.completion_tokens,
+            "gpus": [], "series": self.metrics.series(),
+        })  # fmt: skip
 
-async def _named(answer: httpx.Response, inner: str, outer: str) -> AsyncIterator[bytes]:
-    """The engine's bytes, line by line as they come, without its model name: it is a path of the engine's own.
-
-    An event of a stream is a line; what comes in pieces is put together first, so that no name is cut in two.
-    What the model writes stays as it is, an error is the engine's own text.
-    """
-    spellings = {json.dumps(inner, ensure_ascii=ascii)[1:-1].encode() for ascii in (True, False)}
-    old = b"(?:" + b"|".join(re.escape(spelling) for spelling in spellings) + b")"
-    new = json.dumps(outer)[1:-1].encode()
-    if answer.status_code < 400:  # some engines append `@` and a revision
-        name = re.compile(rb'("model"\s*:\s*")' + old + rb'(?:@[^"]*)?(?=")')
-    else:
-        name = re.compile(b"()" + old)
-
-    def renamed(*pieces: bytes) -> bytes:
-        return name.sub(lambda found: found[1] + new, b"".join(pieces))
-
-    begun: list[bytes] = []
-    try:
-        async for chunk in answer.aiter_bytes():
-            whole, newline, rest = chunk.rpartition(b"\n")
-            if newline:
-                yield renamed(*begun, whole, newline)
-                begun = []
-            begun.append(rest)
-        yield renamed(*begun)
-    finally:
-        await answer.aclose()
+    async def _measures(self, asked: Asked) -> Response:
+        running, up = {}, {}
+        for model in self.config.models:
+            for place in self.replicas.places(model):
+                running[model.id, place.replica.name] = place.running
+                up[model.id, place.replica.name] = bool(place.ready)
+        text = self.metrics.text(running, up, self.replicas.waiting)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
 
-async def _unless_gone(
-    request: Request, sending: Coroutine[Any, Any, httpx.Response]
-) -> httpx.Response | None:
-    """The engine's answer, or None when the client goes away first; the engine is then let go."""
-    answer, gone = asyncio.ensure_future(sending), asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        return await answer if answer.done() else None
-    finally:
-        answer.cancel()
-        gone.cancel()
-        await asyncio.wait((answer, gone))
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-async def _body(request: Request) -> bytes | None:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _refuse(request: Request, key: str | None) -> Response | None:
-    if key is None:
-        return None
-    given = request.headers.get("authorization", "")
-    if hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-        return None
-    return _error(401, "the API key is missing or wrong", "invalid_request_error", code="invalid_api_key")
-
-
-def _error(status: int, message: str, kind: str, code: str | None = None) -> Response:
-    """An error as the OpenAI API shapes it."""
-    value: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": code}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": value}, status, headers)
+def say(entry: dict[str, Any]) -> None:
+    """One line of the log, as JSON."""
+    with suppress(OSError, ValueError):  # a full disk must not end requests
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        sys.stdout.write(json.dumps({"time": stamp, **entry}) + "\n")
+        sys.stdout.flush()

@@ -3,13 +3,14 @@
 from deployer.plan.acceptance import Measured as Measured
 from deployer.plan.acceptance import ask as ask
 from deployer.plan.acceptance import events as events
+from deployer.plan.acceptance import healthy as healthy
 from deployer.plan.acceptance import piece_of as piece_of
+from deployer.plan.acceptance import trust as trust
 from deployer.plan.apply import World as World
 from deployer.plan.apply import already_up as already_up
 from deployer.plan.apply import apply as apply
 from deployer.plan.apply import as_json as as_json
 from deployer.plan.apply import describe as describe
-from deployer.plan.apply import healthy as healthy
 from deployer.plan.conversion import Workshop as Workshop
 from deployer.plan.conversion import convert as convert
 from deployer.plan.conversion import measure as measure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import AcceptanceFailed
@@ -13,6 +14,8 @@ from deployer.plan.steps import Accept
 from deployer.quantity import format_duration
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 TOKENS = 24
@@ -44,7 +47,10 @@ def accept(step: Accept, floor: float | None) -> Measured:
         # llama-server ends its connections without notice: every request takes a new one
         alone = httpx.Limits(max_keepalive_connections=0)
         timeout = httpx.Timeout(300.0, connect=5.0)
-        with httpx.Client(base_url=step.url, timeout=timeout, limits=alone, trust_env=False) as client:
+        trusted = trust(step.certificate)
+        with httpx.Client(
+            base_url=step.url, timeout=timeout, limits=alone, trust_env=False, verify=trusted
+        ) as client:
             if key:
                 _refuses_strangers(client, step)
             measured = ask(client, step.model, step.kind, key)
@@ -62,6 +68,39 @@ def accept(step: Accept, floor: float | None) -> Measured:
     except httpx.HTTPError as error:
         raise AcceptanceFailed(f"the engine broke off the answer: {type(error).__name__} {error}") from error
     return measured
+
+
+def healthy(url: str, certificate: str | None = None) -> bool:
+    """Whether the deployment at `url` says that it is ready, with its own certificate where it has one."""
+    import http.client
+    from urllib.parse import urlparse
+
+    parsed = urlparse(url)
+    host_, port = parsed.hostname or "", parsed.port
+    connection = (
+        http.client.HTTPSConnection(host_, port, timeout=5, context=trust(Path(certificate)))
+        if certificate
+        else http.client.HTTPConnection(host_, port, timeout=5)
+    )
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def trust(certificate: Path | None) -> ssl.SSLContext:
+    """Believes this very certificate, whatever name it is for; without one, nothing is believed that is not needed."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if certificate is not None:
+        context.check_hostname = False  # it is for the name that people use, we ask by address
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(certificate)
+    return context
 
 
 def ask(client: httpx.Client, model: str, kind: str, key: str | None) -> Measured:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
+from deployer.engines import Engine
 from deployer.errors import (
     AcceptanceFailed,
     DeployerError,
@@ -23,16 +22,17 @@ from deployer.errors import (
 )
 from deployer.fetch import Web
 from deployer.frozen import dataclass
-from deployer.home import Home, write_whole
+from deployer.home import Home
 from deployer.images import builder
 from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, failed, history, smaller
+from deployer.plan import acceptance, door, failed, history, smaller
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
+from deployer.plan.remedies import Situation
 from deployer.plan.resolve import Choice
 from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
 from deployer.progress import Progress
@@ -68,7 +68,7 @@ def already_up(choice: Choice, steps: Sequence[Step], world: World) -> Record | 
     unit = world.runtime.find(choice.name)
     if unit is None or unit.state != "running" or not unit.fingerprint == wanted == record.launch.fingerprint:
         return None
-    return record if healthy(record.url) else None
+    return record if acceptance.healthy(record.url, record.certificate) else None
 
 
 def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
@@ -112,7 +112,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Ready():
                     loaded = -time.monotonic()
                     try:
-                        _wait(step, choice, world)
+                        _wait(step, choice.engine, world, failed.situation(choice, world.facts))
                     except EngineDied as error:
                         if choice is not asked:
                             raise
@@ -143,6 +143,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         launch=started,
         context=choice.context,
         concurrency=choice.concurrency,
+        certificate=str(accepted.certificate) if accepted.certificate else None,
     )
     save_record(world.home, record)
     if (choice.context, choice.concurrency) != (asked.context, asked.concurrency):
@@ -262,20 +263,13 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
     if unit and unit.state == "running":
         undo.callback(world.runtime.stop, step.launch.unit)
         return
-    ensure_key(world.home.deployment(step.launch.unit) / "key")
+    door.prepare(choice, world.home)
     _await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
     try:
         world.runtime.start(step.launch)
     except LaunchError as error:
-        raise failed.unstarted(error, choice, world) from error
-
-
-def ensure_key(path: Path) -> None:
-    """Makes an API key of 256 random bits, readable by this user alone, unless there is one."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"sk-{secrets.token_urlsafe(32)}\n".encode(), 0o600)
+        raise failed.unstarted(error, failed.situation(choice, world.facts)) from error
 
 
 def _await_port(port: int) -> None:
@@ -289,16 +283,17 @@ def _await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def _wait(step: Ready, choice: Choice, world: World) -> None:
+def _wait(step: Ready, engine: Engine, world: World, at: Situation) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
     begin = moved = looked = time.monotonic()
     pulse = None
-    with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False) as client:
+    trusted = acceptance.trust(step.certificate)
+    with httpx.Client(timeout=httpx.Timeout(5.0), trust_env=False, verify=trusted) as client:
         while True:
             try:
-                if client.get(f"{step.url}{choice.engine.health}").status_code == 200:
+                if client.get(f"{step.url}{engine.health}").status_code == 200:
                     return
             except httpx.HTTPError:
                 pass  # it does not listen yet
@@ -307,13 +302,13 @@ def _wait(step: Ready, choice: Choice, world: World) -> None:
                 looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
-                    raise failed.died(step.unit, choice, world, unit.exit if unit else None)
+                    raise failed.died(at, world, unit.exit if unit else None)
                 seen = world.runtime.pulse(step.unit)
                 if seen != pulse:
                     pulse, moved = seen, now
                 world.progress.amount("loading", int(now - begin), None, "s")
                 if now - moved > world.stall:
-                    raise failed.stuck(step.unit, choice, world)
+                    raise failed.stuck(at, world)
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 
@@ -322,7 +317,7 @@ def _accept(step: Accept, choice: Choice, world: World) -> Measured:
     try:
         return acceptance.accept(step, _floor(choice, world))
     except AcceptanceFailed as error:
-        raise failed.unaccepted(error, step.unit, choice, world) from error
+        raise failed.unaccepted(error, failed.situation(choice, world.facts), world) from error
 
 
 def _floor(choice: Choice, world: World) -> float | None:
@@ -337,22 +332,6 @@ def _floor(choice: Choice, world: World) -> float | None:
         known = [rate for rate in rates if rate]  # layers are split: one card works at a time
         return sizing.rate_floor(model.size, min(known), gpu=True) if known else None
     return sizing.rate_floor(model.size, host.bandwidth(), gpu=False)
-
-
-def healthy(url: str) -> bool:
-    """Whether the deployment at `url` says that it is ready."""
-    import http.client
-    from urllib.parse import urlparse
-
-    parsed = urlparse(url)
-    connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def describe(steps: Sequence[Step]) -> str:

@@ -44,12 +44,12 @@ def situation(choice: Choice, facts: Host) -> Situation:
     )
 
 
-def died(unit: str, choice: Choice, world: World, how: str | None) -> EngineDied:
+def died(at: Situation, world: World, how: str | None) -> EngineDied:
     """The engine's unit ended; `how` is what the runtime says of that."""
-    log, saved = _saved(unit, choice, world)
+    log, saved = _saved(at, world)
     seen = [*log, *([how] if how and how.startswith("Exited") else [])]
     message = "the engine ended while it was loading"
-    known = explain(seen, situation(choice, world.facts))
+    known = explain(seen, at)
     if known:
         return EngineDied(f"{message}: {known.cause}", hint=known.fix, evidence=[known.line], log=saved)
     first = first_error(log)
@@ -59,20 +59,20 @@ def died(unit: str, choice: Choice, world: World, how: str | None) -> EngineDied
     )
 
 
-def stuck(unit: str, choice: Choice, world: World) -> EngineStuck:
+def stuck(at: Situation, world: World) -> EngineStuck:
     """The engine lives and does nothing more."""
-    log, saved = _saved(unit, choice, world)
-    known = explain(log, situation(choice, world.facts))
+    log, saved = _saved(at, world)
+    known = explain(log, at)
     message = f"the engine made no progress for {format_duration(world.stall)}"
     if known and known.sure:
         return EngineStuck(f"{message}: {known.cause}", hint=known.fix, evidence=[known.line], log=saved)
     return EngineStuck(message, hint=_UNKNOWN, evidence=[shown(line) for line in log[-2 * _LAST :]], log=saved)
 
 
-def unaccepted(error: AcceptanceFailed, unit: str, choice: Choice, world: World) -> AcceptanceFailed:
+def unaccepted(error: AcceptanceFailed, at: Situation, world: World) -> AcceptanceFailed:
     """It answers, and wrongly: what was seen from outside, with what the engine itself said."""
-    log, saved = _saved(unit, choice, world)
-    known = explain(log, situation(choice, world.facts))
+    log, saved = _saved(at, world)
+    known = explain(log, at)
     if known and known.sure:
         evidence = [*error.evidence, known.line]
         return AcceptanceFailed(f"{error.message}: {known.cause}", hint=known.fix, evidence=evidence, log=saved)
@@ -81,21 +81,20 @@ def unaccepted(error: AcceptanceFailed, unit: str, choice: Choice, world: World)
     return AcceptanceFailed(error.message, hint=error.hint, evidence=evidence, log=saved)
 
 
-def unstarted(error: LaunchError, choice: Choice, world: World) -> LaunchError:
+def unstarted(error: LaunchError, at: Situation) -> LaunchError:
     """The runtime refused to start it; unchanged where the cause is not known."""
-    known = explain([error.message], situation(choice, world.facts))
+    known = explain([error.message], at)
     if known is None or error.hint:
         return error
-    return LaunchError(f"{choice.name} could not be started: {known.cause}", hint=known.fix, evidence=[known.line])
+    return LaunchError(f"{at.name} could not be started: {known.cause}", hint=known.fix, evidence=[known.line])
 
 
-def _saved(unit: str, choice: Choice, world: World) -> tuple[list[str], Path]:
+def _saved(at: Situation, world: World) -> tuple[list[str], Path]:
     """The unit's log, and where it was saved with what was tried: the unit itself will be gone."""
-    log = list(world.runtime.logs(unit, lines=_READ))
-    folder = world.home.deployment(unit)
-    at = situation(choice, world.facts)
+    log = list(world.runtime.logs(at.name, lines=_READ))
+    folder = world.home.deployment(at.name)
     tried = {field: getattr(at, field) for field in _TRIED}
-    write_json(folder / "failed.json", {**tried, "profile": str(choice.profile.path)}, 0o600)
+    write_json(folder / "failed.json", {**tried, "profile": str(at.profile.path)}, 0o600)
     write_whole(folder / "failed.log", "\n".join([*log, ""]).encode(), 0o600)
     return log, folder / "failed.log"
 

@@ -30,7 +30,7 @@ class Choice:
     engine: Engine
     base: str
     program: str
-    gateway: str | None
+    gateway: str
     model: str
     converted: str | None
     weights: Path
@@ -134,10 +134,6 @@ def resolve(
     served = _served(host, profile, taken, before)
     if not (profile.serving.context and profile.serving.concurrency):
         said.append(f"serving: {served.users} × {served.context} tokens: {served.reason}")
-    gateway = None
-    if not chosen.own_key:
-        gateway = images.target("gateway", "cpu", base).reference if containers else "gateway"
-        said.append(f"gateway: {chosen.name} cannot ask for a key itself")
     return Choice(
         name=name or profile.name,
         profile=profile,
@@ -147,7 +143,7 @@ def resolve(
         program=images.target(profile.image, profile.variant, base).reference
         if containers
         else str(provision.program(chosen.name, profile.variant, home)),
-        gateway=gateway,
+        gateway=images.target("gateway", "cpu", base).reference if containers else "gateway",
         model=identity,
         converted=converted,
         weights=folder / gguf if gguf and not converted else folder,

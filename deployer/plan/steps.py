@@ -10,6 +10,7 @@ from deployer import resources
 from deployer.engines import Job
 from deployer.frozen import dataclass
 from deployer.home import Home
+from deployer.plan import door
 from deployer.plan.resolve import Choice
 from deployer.runtimes import Launch, Part, Runtime
 from deployer.sizing import wanted
@@ -127,7 +128,7 @@ class Start:
 
     @property
     def title(self) -> str:
-        return f"start {self.launch.unit} on 127.0.0.1:{self.launch.port}"
+        return f"start {self.launch.unit} on {self.launch.address}:{self.launch.port}"
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -140,6 +141,7 @@ class Ready:
 
     unit: str
     url: str
+    certificate: Path | None = None
 
     @property
     def title(self) -> str:
@@ -147,7 +149,8 @@ class Ready:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        return (f"curl --fail --retry 100 --retry-all-errors {self.url}/health",)
+        trust = f"--cacert {shlex.quote(str(self.certificate))} " if self.certificate else ""
+        return (f"curl {trust}--fail --retry 100 --retry-all-errors {self.url}/health",)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Accept:
     first_token: float
     per_token: float
     weights: Path
+    certificate: Path | None = None
 
     @property
     def title(self) -> str:
@@ -169,7 +173,7 @@ class Accept:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        return (example(self.url, self.model, self.kind, self.key_file),)
+        return (example(self.url, self.model, self.kind, self.key_file, self.certificate),)
 
 
 Step = Build | Provision | Pull | Convert | Fit | Replace | Start | Ready | Accept
@@ -179,12 +183,14 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
     """What `up` does for `choice`, in order."""
     profile = choice.profile
     what = launch(choice, home=home, runtime=runtime, generation=generation)
-    url = f"http://127.0.0.1:{choice.port}"
+    address = profile.serving.address
+    certificate, _ = door.certificates(profile)
+    scheme = "https" if certificate else "http"
+    url = f"{scheme}://{'127.0.0.1' if address == '0.0.0.0' else address}:{choice.port}"
     found: list[Step] = []
     if choice.runtime == "docker":
         found.append(Build(profile.image, profile.variant, choice.program, choice.base))
-        if choice.gateway:
-            found.append(Build("gateway", "cpu", choice.gateway, choice.base))
+        found.append(Build("gateway", "cpu", choice.gateway, choice.base))
     else:
         found.append(Provision(choice.engine.name, profile.variant, Path(choice.program)))
     shipped = profile.path.parent == resources.folder("profiles")
@@ -196,10 +202,10 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
         Fit(choice.weights, choice.context, choice.concurrency, choice.engine.name, wanted.number(profile)),
         Replace(choice.name, what.fingerprint),
         Start(what, runtime.commands(what)),
-        Ready(choice.name, url),
+        Ready(choice.name, url, certificate),
         Accept(
             choice.name, url, choice.alias, profile.model.kind, key_file(choice, home),
-            profile.limits.first_token, profile.limits.per_token, choice.weights,
+            profile.limits.first_token, profile.limits.per_token, choice.weights, certificate,
         ),
     )  # fmt: skip
 
@@ -207,53 +213,54 @@ def steps(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> t
 def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> Launch:
     """The unit that serves `choice`, as its runtime will start it."""
     inside = runtime.inside(choice.name, choice.weights, choice.folder, choice.port)
-    key = inside.key if key_file(choice, home) else None
     containers = choice.runtime == "docker"
-    behind = choice.gateway is not None
+    # an engine that every program of this host can reach asks for a key of its own, if it can
+    key = door.engine_key(choice, home) if choice.engine.own_key and not containers else None
     job = Job(
         program=choice.program,
         model=inside.model,
         alias=choice.alias,
         host=inside.listen,
-        port=inside.engine_port if behind else inside.public_port,
+        port=inside.engine_port,
         context=choice.context,
         concurrency=choice.concurrency,
         threads=choice.threads,
-        key_file=key if choice.engine.own_key else None,
+        key_file=str(key) if key else None,
         gpus=len(choice.gpus),
         half=choice.half,
         cache=choice.profile.serving.cache,
         share=choice.share,
     )
-    mounts = runtime.mounts(choice.name, choice.folder)
     engine_part = Part(
         role="engine",
         arguments=choice.engine.arguments(job),
         image=choice.program if containers else None,
         environment=choice.engine.environment,
-        mounts=mounts if key and not behind else tuple(m for m in mounts if m.target != inside.key),
+        mounts=runtime.mounts(choice.name, choice.folder, "engine"),
         gpus=choice.gpus,
         gpu_injection=choice.gpu_injection,
         compiles=choice.engine.compiles,
     )
-    if not behind:
-        return Launch(choice.name, generation, choice.port, (engine_part,))
     gateway = (
         *(("gateway",) if containers else (sys.executable, "-m", "deployer.gateway")),
-        *("--upstream", inside.engine_url),
-        *("--upstream-model", inside.model),
-        *("--model", choice.alias),
-        *("--host", inside.listen),
+        *("--config", inside.config),
+        *("--state", inside.state),
+        *("--engine-port", inside.engine_port),
+        *("--host", inside.listen if containers else choice.profile.serving.address),
         *("--port", inside.public_port),
-        *(("--key-file", key) if key else ()),
     )
+    if any(door.certificates(choice.profile)):
+        gateway += ("--certificate", f"{inside.config}/{door.CERTIFICATE}")
+        gateway += ("--certificate-key", f"{inside.config}/{door.CERTIFICATE_KEY}")
     gateway_part = Part(
         role="gateway",
         arguments=gateway,
         image=choice.gateway if containers else None,
-        mounts=tuple(m for m in mounts if m.target == inside.key) if key else (),
+        mounts=runtime.mounts(choice.name, choice.folder, "gateway"),
     )
-    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part))
+    told = door.told(choice, inside, generation, key)
+    address = choice.profile.serving.address
+    return Launch(choice.name, generation, choice.port, (engine_part, gateway_part), address, told)
 
 
 def key_file(choice: Choice, home: Home) -> Path | None:
@@ -263,8 +270,10 @@ def key_file(choice: Choice, home: Home) -> Path | None:
     return home.deployment(choice.name) / "key"
 
 
-def example(url: str, model: str, kind: str, key: Path | None) -> str:
+def example(url: str, model: str, kind: str, key: Path | None, certificate: Path | None = None) -> str:
     """One curl line that a person can paste."""
+    if certificate:  # it is for another name than this host's own address
+        url = f"--insecure {url}"
     header = f' -H "Authorization: Bearer $(cat {shlex.quote(str(key))})"' if key else ""
     if kind == "chat":
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'

@@ -11,12 +11,15 @@ from deployer.errors import ProfileError, QuestionError
 from deployer.profile.schema import PROFILE, Key, Section
 from deployer.profile.values import (
     DiskNeed,
+    Gateway,
     GpuNeed,
     Limits,
     ModelChoice,
     ModelFile,
+    Pattern,
     Profile,
     Requirements,
+    Safety,
     Serving,
 )
 
@@ -189,6 +192,12 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
             problems.append(
                 f"{path}:{at}: model.files: a wheel needs its one model file with path and sha256"
             )
+    serving, door = raw.get("serving", {}), raw.get("gateway", {})
+    if not serving.get("address", "127.").startswith("127.") and serving.get("api_key") == "none":
+        at = line("serving", "api_key")
+        problems.append(f"{path}:{at}: serving.api_key: whoever reaches serving.address could use it (required)")
+    if ("certificate" in door) != ("certificate_key" in door):
+        problems.append(f"{path}:{line('gateway')}: gateway: certificate and certificate_key go together (name both)")
     gpu = raw["requirements"].get("gpu")
     if raw["engine"] == "transformers" and raw.get("serving", {}).get("cache") == "8-bit":
         at = line("serving", "cache")
@@ -224,5 +233,14 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
         variant=raw["variant"],
         runtime=raw.get("runtime"),
         serving=Serving(**raw.get("serving", {})),
+        gateway=_gateway(raw.get("gateway", {})),
         limits=Limits(**raw.get("limits", {})),
     )
+
+
+def _gateway(raw: dict[str, Any]) -> Gateway:
+    safety = raw.get("safety")
+    if safety is None:
+        return Gateway(**raw)
+    patterns = tuple(Pattern(**one) for one in safety.get("patterns", ()))
+    return Gateway(**{**raw, "safety": Safety(**{**safety, "patterns": patterns})})

@@ -78,6 +78,16 @@ def _version(text: str) -> str:
     return text
 
 
+def _regex(text: str) -> str:
+    import re
+
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return text
+
+
 _UNITS = r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*"
 TEXT = _pattern("text", r"[\s\S]*\S[\s\S]*", "some text")
 SIZE = Kind(
@@ -97,6 +107,11 @@ SOURCE = _pattern(
     "hf://owner/name, modelscope://owner/name, oci://registry/name@sha256:…, https://host/file, "
     "pypi://package==version or file:///a/folder/or/file",
 )
+
+ADDRESS = _pattern("address", r"[0-9]{1,3}(\.[0-9]{1,3}){3}", "an IPv4 address")
+URL = _pattern("URL", r"https?://[^\s]+", "http://… or https://…")
+REGEX = Kind("regular expression", _regex, {"type": "string", "format": "regex"})
+ORIGIN = _pattern("origin", r"https?://[\w.-]+(:[0-9]+)?", "https://host or http://host:port, without a path")
 
 PROFILE = Section(
     doc="What is wanted.",
@@ -169,8 +184,54 @@ PROFILE = Section(
                     _whole(1, 1024), "requests served at the same time; without this, what the memory holds"
                 ),
                 "cache": Key(_choice("16-bit", "8-bit"), "numbers of the cache; 8 bits hold twice the tokens"),
-                "port": Key(_whole(1, 65535), "port on 127.0.0.1"),
+                "address": Key(ADDRESS, "where it can be reached; `0.0.0.0` is every network of this host (127.0.0.1)"),
+                "port": Key(_whole(1, 65535), "port there"),
                 "api_key": Key(_choice("required", "none"), "`none` lets every local program use the model"),
+            },
+        ),
+        "gateway": Section(
+            doc="what the gateway in front of the engine lets in",
+            keys={
+                "queue": Key(_whole(0, 100_000), "requests that may wait for a place; more are refused with 429 (64)"),
+                "wait": Key(DURATION, "longest time that one may wait (2 min)"),
+                "body": Key(SIZE, "largest request (8 MiB)"),
+                "prompt": Key(_whole(1, 10_000_000), "most tokens of a prompt; without this, what the context leaves"),
+                "overflow": Key(
+                    _choice("refuse", "drop-oldest"),
+                    "a conversation that outgrows the context is refused, or loses its oldest turns",
+                ),
+                "cors": Key(ORIGIN, "origins whose pages may use it, as `https://chat.example`", many=True),
+                "log": Key(_choice("requests", "prompts"), "`prompts` writes what people ask into the log"),
+                "certificate": Key(TEXT, "file with the certificate and its chain, for TLS; from the profile's folder"),
+                "certificate_key": Key(TEXT, "file with its private key"),
+                "safety": Section(
+                    doc="a check of requests and answers; without this, there is none",
+                    keys={
+                        "patterns": Section(
+                            doc="what neither may match",
+                            many=True,
+                            keys={
+                                "name": Key(TEXT, "what clients are told that it was blocked for", required=True),
+                                "pattern": Key(
+                                    REGEX, "a regular expression of Python; case does not count", required=True
+                                ),
+                            },
+                        ),
+                        "url": Key(URL, "what judges texts: a moderation endpoint or a chat model's"),
+                        "kind": Key(
+                            _choice("moderation", "model"),
+                            "`moderation` answers as OpenAI's, `model` says `safe` or `unsafe`",
+                        ),
+                        "model": Key(TEXT, "which model is asked there"),
+                        "check": Key(_choice("both", "requests", "answers"), "what is checked (both)"),
+                        "window": Key(
+                            _whole(16, 10_000), "characters by which a streamed answer is held back (160)"
+                        ),
+                        "otherwise": Key(
+                            _choice("refuse", "pass"), "what happens while nothing answers at `url` (refuse)"
+                        ),
+                    },
+                ),
             },
         ),
         "limits": Section(

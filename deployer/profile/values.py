@@ -77,8 +77,46 @@ class Serving:
     context: int | None = None
     concurrency: int | None = None
     cache: str = "16-bit"
+    address: str = "127.0.0.1"
     port: int = 8000
     api_key: str = "required"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A regular expression that neither requests nor answers may match, and what it stands for."""
+
+    name: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Safety:
+    """A check of requests and answers: patterns, or what answers at `url`. `window` in characters."""
+
+    patterns: tuple[Pattern, ...] = ()
+    url: str | None = None
+    kind: str = "moderation"
+    model: str | None = None
+    check: str = "both"
+    window: int = 160
+    otherwise: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the gateway lets in. `queue` in requests, `wait` in seconds, `body` in bytes, `prompt` in tokens."""
+
+    queue: int = 64
+    wait: float = 120.0
+    body: int = 8 << 20
+    prompt: int | None = None
+    overflow: str = "refuse"
+    cors: tuple[str, ...] = ()
+    log: str = "requests"
+    certificate: str | None = None
+    certificate_key: str | None = None
+    safety: Safety | None = None
 
 
 @dataclass(frozen=True)
@@ -105,3 +143,4 @@ class Profile:
     runtime: str | None
     serving: Serving
     limits: Limits
+    gateway: Gateway = Gateway()

@@ -45,12 +45,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Launch:
-    """A unit to start. The last part is the one that clients reach, on 127.0.0.1:`port`."""
+    """A unit to start. The last part is the one that clients reach, on `address`:`port`; it is `told` what to do."""
 
     unit: str
     generation: int
     port: int
     parts: tuple[Part, ...]
+    address: str = "127.0.0.1"
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the gateway asks somebody who is not on this host."""
+        return bool((self.told.get("safety") or {}).get("url"))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Launch:
@@ -60,13 +67,15 @@ class Launch:
             mounts = tuple(Mount(**mount) for mount in part["mounts"])
             lists = {"arguments": tuple(part["arguments"]), "gpus": tuple(part["gpus"]), "mounts": mounts}
             parts.append(Part(**{**part, **lists}))
-        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts))
+        more = {name: raw[name] for name in ("address", "told") if name in raw}
+        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), **more)
 
     @property
     def fingerprint(self) -> str:
         """The same for every launch that would give the same unit; the generation does not count."""
         value = asdict(self)
         del value["generation"]
+        value["told"] = {k: v for k, v in self.told.items() if k != "generation"}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -111,7 +120,8 @@ class Inside:
     """Where a part finds things: paths and addresses as the program itself sees them."""
 
     model: str
-    key: str
+    config: str
+    state: str
     listen: str
     engine_port: str
     public_port: str
@@ -126,8 +136,8 @@ class Runtime(Protocol):
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         """How parts will see `model`, which lies in `folder` of the store, and the public `port`."""
 
-    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
-        """What a part that reads the model in `folder` and the key must be given."""
+    def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
+        """What a part must be given: the model in `folder` for an engine, its configuration for a gateway."""
 
     def start(self, launch: Launch) -> None:
         """Starts all parts; returns when they run, not when they are ready."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import LaunchError, RuntimeUnavailable
-from deployer.home import Home, write_whole
+from deployer.home import Home
 from deployer.progress import Progress
 from deployer.runtimes.base import (
     Inside,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 USER = 10001  # of the images in images/
 _LABEL = "io.deployer"
 _STOP_S = 10
+_CONFIG = "/run/deployer"
 _SCRATCH = "size=1g,mode=1777"  # Docker adds noexec, nosuid, nodev
 _COMPILED = "size=8g,mode=1777,exec"  # for engines that compile kernels at their start
 
@@ -59,30 +60,31 @@ class DockerRuntime:
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
             model=str(Path("/models") / folder.name / model.relative_to(folder)),
-            key="/run/deployer/key",
+            config=_CONFIG,
+            state=f"{_CONFIG}/state",
             listen="0.0.0.0",
             engine_port=str(PORT),
             public_port=str(PORT),
             engine_url=f"http://engine:{PORT}",
         )
 
-    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
-        return (
-            Mount(str(folder), f"/models/{folder.name}"),
-            Mount(str(self._key(unit)), "/run/deployer/key"),
-        )
+    def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
+        if role == "engine":
+            return (Mount(str(folder), f"/models/{folder.name}"),)
+        told = self._home.gateway(unit)  # a folder, because a file that is replaced would stay the old one inside
+        return (Mount(str(told), _CONFIG), Mount(str(told / "state"), f"{_CONFIG}/state", writable=True))
 
     def start(self, launch: Launch) -> None:
         import docker.errors
 
-        self._share_key(launch.unit)
+        self._share(self._home.write_for_gateway(launch.unit, "gateway.json", launch.told))
         client = self._engine()
         behind = len(launch.parts) > 1
         try:
             # containers name their network when they are made and need it when they start
             with ThreadPoolExecutor() as aside:
                 networks = [
-                    aside.submit(self._ensure_network, launch.unit, inner)
+                    aside.submit(self._ensure_network, launch.unit, inner, launch.outside)
                     for inner in ((True, False) if behind else (False,))
                 ]
                 made = [client.api.create_container(**self._create(launch, part)) for part in launch.parts]
@@ -142,7 +144,6 @@ class DockerRuntime:
                 continue
         for network in client.networks.list(filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
             network.remove()
-        self._key(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"])
@@ -300,7 +301,7 @@ class DockerRuntime:
         host: dict[str, Any] = HostConfig(
             version="1.41",
             binds=[f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts],
-            port_bindings={f"{PORT}/tcp": ("127.0.0.1", launch.port)} if public else None,
+            port_bindings={f"{PORT}/tcp": (launch.address, launch.port)} if public else None,
             network_mode=network,
             read_only=True,
             tmpfs={"/tmp": _COMPILED if part.compiles else _SCRATCH},
@@ -336,11 +337,11 @@ class DockerRuntime:
     def _network(self, unit: str, *, inner: bool) -> str:
         return f"deployer-{unit}-{self._tag}" + ("-inner" if inner else "")
 
-    def _ensure_network(self, unit: str, inner: bool) -> None:
+    def _ensure_network(self, unit: str, inner: bool, outside: bool) -> None:
         import docker.errors
 
         name = self._network(unit, inner=inner)
-        options = {} if inner else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+        options = {} if inner or outside else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         label = {f"{_LABEL}.network": f"{self._tag}-{unit}"}
         client = self._engine()
         if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too
@@ -358,18 +359,11 @@ class DockerRuntime:
     def _rootless(self) -> bool:
         return os.geteuid() != 0 and f"/run/user/{os.geteuid()}/" in self._address
 
-    def _key(self, unit: str) -> Path:
-        return self._home.deployment(unit) / "key.container"
-
-    def _share_key(self, unit: str) -> None:
-        """A copy of the key that only the container's user (and root) can read; the bind mount needs it."""
-        key = self._home.deployment(unit) / "key"
-        if not key.exists():
-            return
-        target = self._key(unit)
-        write_whole(target, key.read_bytes(), 0o400)
+    def _share(self, folder: Path) -> None:
+        """Gives what a container reads to its user; root can read it still, others cannot."""
         if os.geteuid() == 0:
-            os.chown(target, USER, USER)
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, USER, USER)
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -50,14 +50,15 @@ class ProcessRuntime:
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
             model=str(model),
-            key=str(self._home.deployment(unit) / "key"),
+            config=str(self._home.gateway(unit)),
+            state=str(self._home.gateway(unit) / "state"),
             listen="127.0.0.1",
             engine_port=ENGINE_PORT,
             public_port=str(port),
             engine_url=f"http://127.0.0.1:{ENGINE_PORT}",
         )
 
-    def mounts(self, unit: str, folder: Path) -> tuple[Mount, ...]:
+    def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
         return ()
 
     def start(self, launch: Launch) -> None:
@@ -71,6 +72,7 @@ class ProcessRuntime:
         }
         write_json(folder / "process.json", spec, 0o600)
         unit = launch.unit
+        self._home.write_for_gateway(unit, "gateway.json", launch.told)
         environment = {
             key: value
             for key, value in self._environment.items()

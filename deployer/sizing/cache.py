@@ -27,7 +27,7 @@ def kept(layer: Layer, tokens: int, engine: str, ahead: int = UBATCH) -> int:
 
     llama.cpp keeps the window and one batch, rounded up to 256 (llama_kv_cache_iswa). vLLM keeps the window and the
     tokens of one step in blocks of 16 (SlidingWindowSpec.max_memory_usage_bytes); `ahead` is that batch. transformers
-    keeps the window less one (SlidingWindowLayer).
+    shows the window less one and holds the tensor that this is cut from (DynamicSlidingWindowLayer.update).
     """
     if layer.kind == "none":
         return 0
@@ -36,17 +36,29 @@ def kept(layer: Layer, tokens: int, engine: str, ahead: int = UBATCH) -> int:
         return min(tokens, padded(layer.window + ahead, PAD)) if layer.window else tokens
     if engine == "vllm":
         return padded(min(tokens, layer.window - 1 + ahead) if layer.window else tokens, BLOCK)
-    return min(tokens, layer.window - 1) if layer.window else tokens
+    return min(tokens, layer.window) if layer.window else tokens
 
 
 def states(description: Description, engine: str) -> int:
     """Bytes that one request takes whatever its length: recurrent states and the histories of convolutions.
 
     llama.cpp keeps both in 32 bits (llama_memory_recurrent). vLLM and transformers keep states in 32 bits unless
-    told otherwise (`mamba_ssm_dtype`), and histories in the model's 16 bits.
+    told otherwise (`mamba_ssm_dtype`), and histories in the model's 16 bits; transformers keeps as many tokens of them
+    as the convolution has taps (LinearAttentionLayer), the others one less.
     """
-    history = 4 if engine == "llamacpp" else 2
-    return sum(4 * layer.state + history * layer.history for layer in description.layers)
+    states = 4 * sum(layer.state for layer in description.layers)
+    history = sum(layer.history for layer in description.layers)
+    if engine == "llamacpp":
+        return states + 4 * history
+    if engine == "transformers" and (seen := taps(description)) > 1:
+        history = history * seen // (seen - 1)
+    return states + 2 * history
+
+
+def taps(description: Description) -> int:
+    """How many tokens the short convolutions of recurrent layers see, 0 where there are none."""
+    roles = ("ssm_conv1d", "shortconv.conv")
+    return max((t.columns for t in description.tensors if t.role in roles), default=0)
 
 
 def per_token(description: Description, number: str = "f16") -> float:

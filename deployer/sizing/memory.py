@@ -134,7 +134,7 @@ def _nodes(d: Description) -> int:
 def _transformers(d: Description, use: Use) -> Memory:
     held = weights(d, "transformers")
     kept = use.users * cache.request(d, use.context, "transformers", number=use.number)
-    scratch = buffers.transformers(d, use.context, use.users)
+    scratch = buffers.transformers(d, use.context, use.users, gpus=use.gpus)
     parts = (
         Part("weights", _layers(held, d, use.gpus), "every tensor, embeddings in 16 bits"),
         Part("cache", _layers(kept, d, use.gpus), f"{use.users} × {use.context} tokens"),

@@ -23,7 +23,7 @@ from deployer.home import Home
 from deployer.images.bake import BuildSettings
 from deployer.models.pull import pull
 from deployer.plan import Choice, World, apply, resolve, steps
-from deployer.plan.failed import unstarted
+from deployer.plan.failed import situation, unstarted
 from deployer.plan.steps import Build
 from deployer.profile import Serving
 from deployer.progress import Silent
@@ -134,14 +134,11 @@ def test_a_container_that_the_kernel_ends_for_its_memory_gets_half_of_the_cache(
 @pytest.mark.docker
 def test_what_the_container_engine_refuses_is_explained(box: Box, docker: Limited) -> None:
     choice = chosen(docker._home, box.port)
-    world = World(
-        docker._home, Web(), BuildSettings("linux/amd64"), docker, lambda name: docker, Silent(), hosts.NO_GPU
-    )
 
     def refused(launch: Launch) -> LaunchError:
         with pytest.raises(LaunchError) as caught:
             docker.start(launch)
-        return unstarted(caught.value, choice, world)
+        return unstarted(caught.value, situation(choice, hosts.NO_GPU))
 
     missing = refused(Launch("small", 1, box.port, (Part("engine", ("x",), "deployer/nothing:none"),)))
     assert missing.message == "small could not be started: the image is no longer there"

@@ -38,7 +38,7 @@ LLAMACPP = (
 )
 TRANSFORMERS = ("/opt/engine", "serve", "/models/m", "--host", "127.0.0.1", "--port", "8080")
 VLLM = (
-    *TRANSFORMERS,
+    *(*TRANSFORMERS[:3], "--served-model-name", JOB.alias, *TRANSFORMERS[3:]),
     *("--tensor-parallel-size", "2", "--max-model-len", "4096", "--max-num-seqs", "16"),
     *("--max-num-batched-tokens", "2048", "--gpu-memory-utilization", "0.92"),
 )

@@ -4,87 +4,40 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.servers import Handler, Server, unused_port, wait_until
+from tests.gateway.door import (
+    BEARER,
+    CHAT,
+    INNER,
+    KEY,
+    OUTER,
+    Engine,
+    answer_at_once,
+    configure,
+    gateway,
+    model,
+    replica,
+)
+from tests.servers import Handler, unused_port
 
-KEY = "sk-right"
-OUTER = "small"
-INNER = "/models/small-0123456789ab/é/model.gguf"
-BEARER = {"Authorization": f"Bearer {KEY}"}
-CHAT = "/v1/chat/completions"
 LIMIT = 8 << 20
 
 
-class Engine(Server):
-    """The upstream; `play` answers completions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.healthy = True
-        self.play: Callable[[Handler], None] = answer_at_once
-
-    def answer(self, handler: Handler) -> None:
-        if handler.path == "/health":
-            handler.whole(200 if self.healthy else 503, b'{"status": "loading model"}')
-        else:
-            self.play(handler)
-
-
-def answer_at_once(handler: Handler) -> None:
-    value = {"object": "chat.completion", "model": INNER, "choices": [{"message": {"content": "Paris."}}]}
-    handler.whole(200, json.dumps(value).encode())
-
-
-@contextmanager
-def gateway(upstream: str, *arguments: str) -> Iterator[str]:
-    """The address of a running gateway."""
-    port = unused_port()
-    child = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "deployer.gateway", "--upstream", upstream),
-            *("--upstream-model", INNER, "--model", OUTER, "--port", str(port), *arguments),
-        ]
-    )
-
-    def listens() -> bool:
-        assert child.poll() is None, "the gateway ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_until(listens)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        child.terminate()
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
 @pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gateway") / "key"
-    path.write_text(f"{KEY}\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def running(key_file: Path) -> Iterator[tuple[str, Engine]]:
-    with Engine() as engine, gateway(engine.url, "--key-file", str(key_file)) as url:
-        yield url, engine
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Engine]]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with Engine() as engine:
+        configure(folder, model(replica(engine.url)))
+        with gateway(folder) as url:
+            yield url, engine
 
 
 @pytest.fixture
@@ -135,8 +88,8 @@ def test_without_the_key(client: httpx.Client, engine: Engine, headers: dict[str
 
 @pytest.mark.parametrize(
     "path",
-    [CHAT, "/v1/completions", "/v1/models", "/v1/embeddings", "/", "/health/", "/healthz", "/docs", "/x/y",
-     "/v1/models/", "/slots", "/metrics"],
+    [CHAT, "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/small", "/v1/embeddings", "/v1/status",
+     "/health/", "/docs", "/x/y", "/v1/models/", "/slots", "/metrics", "/readyz/", "/v1", "/openapi.json"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "HEAD"]
@@ -149,8 +102,9 @@ def test_without_the_key_on_every_path(client: httpx.Client, engine: Engine, met
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
-def test_without_the_key_health_can_only_be_read(client: httpx.Client, method: str) -> None:
-    assert client.request(method, "/health").status_code == 401
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz"])
+def test_without_the_key_health_can_only_be_read(client: httpx.Client, method: str, path: str) -> None:
+    assert client.request(method, path).status_code == 401
 
 
 @pytest.mark.parametrize("target", ["*", "//health", "/v1/../health", "/%2e/health", "/Health", "/health%00"])
@@ -161,8 +115,9 @@ def test_odd_targets_without_the_key(running: tuple[str, Engine], target: str) -
         assert line.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_gateway_without_a_key_asks_for_none(engine: Engine) -> None:
-    with gateway(engine.url) as url:
+def test_an_open_gateway_asks_for_no_key(engine: Engine, tmp_path: Path) -> None:
+    configure(tmp_path, model(replica(engine.url)), open=True)
+    with gateway(tmp_path) as url:
         answer = httpx.post(f"{url}{CHAT}", json={"messages": []}, trust_env=False)
         assert answer.status_code == 200
         assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 200
@@ -182,14 +137,14 @@ def test_models_are_called_by_the_outer_name(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("GET", "/v1/embeddings", 404), ("POST", "/v1/embeddings", 404), ("GET", "/slots", 404),
-        ("GET", CHAT, 404), ("TRACE", CHAT, 405), ("DELETE", "/v1/models", 404),
+        ("GET", "/v1/embeddings", 405), ("POST", "/v1/embeddings", 404), ("GET", "/slots", 404),
+        ("GET", CHAT, 405), ("TRACE", CHAT, 405), ("DELETE", "/v1/models", 405), ("GET", "/v1/models/other", 404),
     ],
 )  # fmt: skip
 def test_other_paths_are_closed_also_with_the_key(
     client: httpx.Client, engine: Engine, method: str, path: str, expected: int
 ) -> None:
-    answer = client.request(method, path, headers=BEARER)
+    answer = client.request(method, path, headers=BEARER, content=b"{}" if method == "POST" else None)
     assert answer.status_code == expected
     assert is_openai_error(answer)
     assert engine.seen == []
@@ -244,10 +199,12 @@ def test_health(client: httpx.Client, engine: Engine) -> None:
     assert is_openai_error(answer)
 
 
-def test_an_engine_that_is_down(key_file: Path) -> None:
-    with gateway(f"http://127.0.0.1:{unused_port()}", "--key-file", str(key_file)) as url:
+def test_an_engine_that_is_down(tmp_path: Path) -> None:
+    configure(tmp_path, model(replica(f"http://127.0.0.1:{unused_port()}")))
+    with gateway(tmp_path) as url:
         answer = httpx.post(f"{url}{CHAT}", json={"messages": []}, headers=BEARER, trust_env=False)
-        assert answer.status_code == 502
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
         assert is_openai_error(answer)
         assert httpx.get(f"{url}/health", trust_env=False).status_code == 503
         assert httpx.get(f"{url}/v1/models", headers=BEARER, trust_env=False).status_code == 200

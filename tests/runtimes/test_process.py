@@ -462,9 +462,9 @@ def test_commands_can_be_pasted(runtime: ProcessRuntime, tmp_path: Path) -> None
 def test_inside_is_this_host(runtime: ProcessRuntime, home: Home, tmp_path: Path) -> None:
     found = runtime.inside("small", tmp_path / "m" / "a.gguf", tmp_path / "m", 8000)
     assert found.model == str(tmp_path / "m" / "a.gguf")
-    assert found.key == str(home.deployment("small") / "key")
+    assert found.config == str(home.deployment("small") / "gateway")
     assert (found.listen, found.public_port) == ("127.0.0.1", "8000")
-    assert runtime.mounts("small", tmp_path) == ()
+    assert runtime.mounts("small", tmp_path, "engine") == ()
     assert not runtime.has_image("anything")
 
 

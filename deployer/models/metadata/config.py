@@ -62,7 +62,8 @@ def read(config: Config) -> Plan:
     family = str(c.get("model_type", "unknown"))
     if strange := [name for name in _STRANGE if c.get(name)]:
         raise ValueError(f"its shapes do not follow from config.json by a known rule ({', '.join(strange)})")
-    count = _first(c, "num_hidden_layers", "n_layer", "n_layers")
+    listed = c.get("layers_block_type") or c.get("layer_types") or ()
+    count = int(_maybe(c, "num_hidden_layers", "n_layer", "n_layers") or len(listed))
     hidden = _first(c, "hidden_size", "n_embd", "d_model")
     heads = int(c.get("num_attention_heads") or c.get("n_head") or 0)
     kinds = _kinds(c, family, count)
@@ -70,7 +71,7 @@ def read(config: Config) -> Plan:
         raise ValueError(f"{len(kinds)} layers are described, and there are {count}")
     experts = int(_maybe(c, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
     expert = int(_maybe(c, "moe_intermediate_size") or (c.get("intermediate_size") or 0))
-    dense = int(_maybe(c, "intermediate_size_mlp", "intermediate_size", "n_inner") or 4 * hidden)
+    dense = _maybe(c, "intermediate_size_mlp", "shared_intermediate_size", "intermediate_size", "n_inner")
     return Plan(
         family=family,
         context=int(_maybe(c, "max_position_embeddings", "n_positions", "max_seq_len") or 1 << 20),
@@ -79,7 +80,7 @@ def read(config: Config) -> Plan:
         heads=heads,
         kinds=kinds,
         layers=tuple(_layer(c, family, i, kind, count) for i, kind in enumerate(kinds)),
-        dense=_dense(c, family, kinds, dense, experts),
+        dense=_dense(c, family, kinds, int(dense or 4 * hidden), experts),
         moe=_moe(c, family, kinds, experts),
         expert=expert if experts else 0,
         experts=experts,
@@ -99,7 +100,9 @@ def chat_template(config: Config, tokenizer: Config, names: tuple[str, ...]) -> 
 
 def _kinds(c: Config, family: str, count: int) -> tuple[str, ...]:
     if types := c.get("layer_types") or c.get("layers_block_type"):
-        return tuple("full_attention" if t == "attention" else str(t) for t in types[:count])
+        # since 5.0 transformers writes the layers of Mamba models as linear attention
+        other = {"attention": "full_attention"} | ({"linear_attention": "mamba"} if family in _MAMBA2 else {})
+        return tuple(other.get(t, str(t)) for t in types[:count])
     if pattern := c.get("hybrid_override_pattern"):
         return tuple(_PATTERN[sign] for sign in pattern)
     if family in (*_MAMBA1, "mamba2"):
@@ -211,7 +214,8 @@ def _moe(c: Config, family: str, kinds: tuple[str, ...], experts: int) -> tuple[
 
 def _shared(c: Config, family: str, expert: int) -> int:
     """The width of the experts that every token uses, together."""
-    if wide := _maybe(c, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"):
+    names = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size")
+    if wide := _maybe(c, *names):
         return int(wide)
     if family.startswith("llama4"):
         return int(c["intermediate_size"])

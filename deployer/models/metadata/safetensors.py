@@ -37,6 +37,7 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (r"experts\..*(gate_up_proj|up_proj|w3)", "ffn_up_exps"),
     (r"experts\.", "ffn_gate_exps"),
     (r"(mamba|mixer|linear_attn|ssm)\.conv1d\.weight", "ssm_conv1d"),
+    (r"\bconv\.conv\.weight", "shortconv.conv"),
     (r"(mamba|mixer|linear_attn|ssm)\.out_proj", "ssm_out"),
     (r"linear_attn\.in_proj_(ba|b|a)\b", "ssm_ba"),
     (r"(mamba|mixer|linear_attn|ssm|conv)\.(in_proj|out_proj|conv1d|x_proj|dt_proj|A_log|D|dt_bias|norm)", "ssm_in"),

@@ -60,7 +60,7 @@ def _all(config: Config, plan: Plan) -> Iterator[tuple[int | None, list[Shape]]]
         ends.append(("per_layer_model_proj", each * len(plan.kinds), h))
     yield None, ends
     for i, kind in enumerate(plan.kinds):
-        yield i, [*_mixer(c, plan, kind), *_feed_forward(plan, i), *_norms(plan, kind)]
+        yield i, [*_mixer(c, plan, kind), *_feed_forward(plan, i), *_norms(plan)]
     yield None, _tower(config, h)
 
 
@@ -77,10 +77,12 @@ def _mixer(c: Config, plan: Plan, kind: str) -> list[Shape]:
             ("attn_gate", values, h),
             ("ssm_ba", 2 * nv, h),
             ("ssm_conv1d", 2 * keys + values, taps),
+            ("ssm_norm", 1, 2 * nv + int(c["linear_value_head_dim"])),
             ("ssm_out", h, values),
         ]
     if kind == "conv":
-        return [("shortconv.in_proj", 3 * h, h), ("shortconv.out_proj", h, h)]
+        taps = int(c.get("conv_L_cache") or 3)
+        return [("shortconv.in_proj", 3 * h, h), ("shortconv.conv", h, taps), ("shortconv.out_proj", h, h)]
     found: list[Shape] = []
     if kind == "mamba" or family == "falcon_h1":
         found = _mamba(c, family, h)
@@ -98,7 +100,14 @@ def _mixer(c: Config, plan: Plan, kind: str) -> list[Shape]:
         ("attn_output", h, plan.heads * value),
     ]
     if c.get("attention_bias") or family in ("gpt2", "qwen2", "qwen2_moe", "qwen2_5_vl_text"):
-        found.append(("attn_bias_norm", 1, plan.heads * key + kv_heads * (key + value)))
+        output = h if family in ("gpt2", "gpt_oss") else 0
+        found.append(("attn_bias_norm", 1, plan.heads * key + kv_heads * (key + value) + output))
+    if family == "gpt_oss":
+        found.append(("attn_sinks_norm", 1, plan.heads))
+    if family.startswith(("qwen3", "gemma3", "lfm2")):  # a norm for queries and one for keys, shared by all heads
+        found.append(("attn_q_norm", 2, key))
+    elif family.startswith("olmo2"):
+        found.append(("attn_q_norm", 1, plan.heads * key + kv_heads * key))
     return found
 
 
@@ -110,10 +119,11 @@ def _latent(c: Config, h: int, heads: int) -> list[Shape]:
     found = [
         ("attn_kv_a_mqa", lora + rope, h),
         ("attn_kv_b", heads * (nope + value), lora),
+        ("attn_kv_a_norm", 1, lora),
         ("attn_output", h, heads * value),
     ]
     if query:
-        found += [("attn_q_a", query, h), ("attn_q_b", heads * (nope + rope), query)]
+        found += [("attn_q_a", query, h), ("attn_q_a_norm", 1, query), ("attn_q_b", heads * (nope + rope), query)]
     else:
         found.append(("attn_q", heads * (nope + rope), h))
     if each := int(c.get("index_head_dim") or 0):
@@ -132,12 +142,15 @@ def _mamba(c: Config, family: str, h: int) -> list[Shape]:
         rank = int(c.get("time_step_rank") or -(-h // 16))
         return [
             ("ssm_in", 2 * inner, h), ("ssm_conv1d", inner, taps), ("ssm_x", rank + 2 * width, inner),
-            ("ssm_dt", inner, rank), ("ssm_a", inner, width), ("ssm_out", h, inner),
+            ("ssm_dt", inner, rank), ("ssm_a", inner, width), ("ssm_norm", 3, inner), ("ssm_out", h, inner),
         ]  # fmt: skip
     heads = int(c.get("mamba_num_heads") or c.get("mamba_n_heads") or c.get("num_heads") or 0)
+    normed = family != "falcon_h1" or c.get("mamba_rms_norm")
     return [
         ("ssm_in", 2 * inner + 2 * groups * width + heads, h),
         ("ssm_conv1d", inner + 2 * groups * width, taps),
+        # the convolution's bias; of each head a bias, a decay and a skip; the norm
+        ("ssm_norm", 1, inner + 2 * groups * width + 3 * heads + (inner if normed else 0)),
         ("ssm_out", h, inner),
     ]
 
@@ -154,11 +167,15 @@ def _feed_forward(plan: Plan, i: int) -> list[Shape]:
             found += [(f"ffn_gate{end}", wide * count, h)] if plan.gated else []
     if plan.moe[i]:
         found.append(("ffn_gate_inp", plan.experts, h))
+        if plan.family.startswith(("qwen2_moe", "qwen3_next", "qwen3_5_moe")):
+            found.append(("ffn_gate_inp_shexp", 1, h))
+        if plan.family == "gpt_oss":  # each expert's bias, and the router's
+            found.append(("ffn_bias_norm", plan.experts, 2 * plan.expert + h + 1))
     return found
 
 
-def _norms(plan: Plan, kind: str) -> list[Shape]:
-    if kind in ("mamba", "mlp", "moe") and plan.family in ("nemotron_h", "mamba", "mamba2", "falcon_mamba"):
+def _norms(plan: Plan) -> list[Shape]:
+    if plan.family in ("nemotron_h", "mamba", "mamba2", "falcon_mamba"):
         return [("attn_norm", 1, plan.hidden)]
     return [
         ("attn_norm", 4 if plan.family.startswith("gemma") and plan.family != "gemma" else 2, plan.hidden)
