@@ -20,6 +20,7 @@ _STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S* ")
 _LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL)(?: \d\d-\d\d \d\d:\d\d:\d\d)? \[?[\w./]+(?::\d+)?\] ?")
 _MODULE = re.compile(r"^\[[\w./]+\.py:\d+\] ")
 _LLAMA = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([DIWE]) ")
+_NEWS = re.compile(r'^\{"time": "')  # the gateway's access log
 _QUIET = ("DEBUG", "INFO", "WARNING", "D", "I", "W")
 # Who is heard first: what stands at the end of a chain of processes.
 _RANKS = (("Worker", 0), ("VllmWorker", 0), ("RayWorker", 0), ("Engine", 1), ("APIServer", 3))
@@ -84,6 +85,8 @@ def _heard(log: Sequence[str]) -> Iterator[Said]:
     kept: dict[str, int] = {}  # lines of a message that are still to be read
     for number, line in enumerate(log):
         text, who, level = _bare(line)
+        if _NEWS.match(text):
+            continue
         sure = level is not None
         if _BEGIN in text:
             inside[who], kept[who] = True, 0

@@ -37,13 +37,14 @@ CACHE = 32768 * 23040  # bytes: 4 × 8192 tokens of SmolLM2-135M
 
 
 def test_a_cache_that_memory_does_not_allow_is_halved_once_and_remembered(box: Box) -> None:
-    small = profile(box, "tried", serving="{context: 512, concurrency: 1}")
+    patient = "{first_token: 60 s, per_token: 10 s}"
+    small = profile(box, "tried", serving="{context: 512, concurrency: 1}", limits=patient)
     box.up(small, "--runtime", "process")
     [engine] = [line.split()[0] for line in box.processes() if "llama-server" in line]
     status = Path(f"/proc/{engine}/status").read_text()
     peak = int(re.findall(r"VmPeak:\s+(\d+)", status)[0]) * 1024
     box.run("down", "tried")
-    wanted = profile(box, "open", serving="{api_key: required}")
+    wanted = profile(box, "open", serving="{api_key: required}", limits=patient)
     limit = peak + CACHE * 3 // 5  # of the address space: the whole cache is too much, half of it is not
 
     def narrow() -> None:

@@ -102,11 +102,12 @@ def test_of_torchs_spawned_processes_the_childs_error_counts() -> None:
         (["\x1b[31mERROR\x1b[0m: it failed"], "\x1b[31mERROR\x1b[0m: it failed"),
         (["Failed to import from x", "ERROR 06-30 13:53:19 [core.py:515] ValueError: no"],
          "ERROR 06-30 13:53:19 [core.py:515] ValueError: no"),
+        (['{"time": "2026-11-22T18:13:39Z", "event": "request", "status": 401, "cause": "refused"}'], None),
         (["all is well", ""], None),
         ([], None),
         (["Traceback (most recent call last):", '  File "x"'], None),
     ],
-    ids=["llama", "option", "colours", "a sure one first", "no error", "no log", "cut off"],
+    ids=["llama", "option", "colours", "a sure one first", "the gateway's news", "no error", "no log", "cut off"],
 )  # fmt: skip
 def test_the_first_error_of_a_log(log: list[str], line: str | None) -> None:
     assert first_error(log) == line
