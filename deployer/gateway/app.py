@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import sys
 import time
 import uuid
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import certifi
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as Asked
@@ -121,7 +123,9 @@ class Gateway:
         # an engine may think for minutes before its first byte; only the connection itself is limited.
         # A connection that was kept may be closed by the engine just then, so each request takes a new one.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        trusted = ssl.create_default_context()  # of services elsewhere; the image has no certificates of its own
+        trusted.load_verify_locations(certifi.where())
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=True) as client:
             self.client = client
             tasks = [asyncio.ensure_future(work()) for work in (self._look, self._sample)]
@@ -163,7 +167,7 @@ class Gateway:
         entry = {
             "event": "request", "id": one.id, "client": (scope.get("client") or ("",))[0], "key": one.key,
             "method": scope["method"], "path": scope["path"], "status": one.status, "model": one.model,
-            "replica": one.replica, "cause": one.cause, "prompt_tokens": one.prompt_tokens,
+            "replica": one.replica, "cause": one.cause, "remote": one.remote, "prompt_tokens": one.prompt_tokens,
             "completion_tokens": one.tokens or None, "queue_s": round(one.queued, 4),
             "first_token_s": round(one.first - one.came, 4) if one.first else None, "total_s": round(now - one.came, 4),
         }  # fmt: skip

@@ -85,6 +85,21 @@ class Safety:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """An OpenAI-compatible service elsewhere, and when it is asked: `full`, `too-long`, `named` (as model `name`)."""
+
+    url: str
+    model: str
+    when: tuple[str, ...]
+    name: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        return self.url.partition("://")[2].partition("/")[0]
+
+
+@dataclass(frozen=True)
 class Config:
     """`body` in bytes, `queue` in requests that wait for a slot, `wait` in seconds that each of them may."""
 
@@ -99,6 +114,7 @@ class Config:
     log_prompts: bool = False
     certificate: str | None = None  # its hash, so that `up` knows which one it serves
     safety: Safety | None = None
+    remote: Remote | None = None
     keys: tuple[Key, ...] = field(default=(), repr=False)
 
     def model(self, name: object) -> Model | None:
@@ -116,8 +132,11 @@ def load(folder: Path, words: Mapping[str, str] | None = None) -> Config:
         found = tuple(_key(one) for one in _read(keys)["keys"]) if keys.exists() else ()
         models = tuple(_model(one, words or {}) for one in raw.pop("models"))
         cors = tuple(raw.pop("cors", ()))
-        safety = _safety(raw.pop("safety", None))
-        return Config(models=models, keys=found, cors=cors, safety=safety, **raw)
+        safety, remote = _safety(raw.pop("safety", None)), _remote(raw.pop("remote", None))
+        if remote and remote.name and "named" in remote.when:
+            paths = ("/v1/chat/completions", "/v1/completions")
+            models += (Model(remote.name, "remote", None, paths, ()),)
+        return Config(models=models, keys=found, cors=cors, safety=safety, remote=remote, **raw)
     except (AttributeError, KeyError, OSError, TypeError, ValueError, re.error) as error:
         raise ConfigError(f"{folder}: {type(error).__name__}: {error}") from error
 
@@ -138,6 +157,10 @@ def _safety(raw: dict[str, Any] | None) -> Safety | None:
     for _, pattern in patterns:
         re.compile(pattern)
     return Safety(**{**raw, "patterns": patterns, "key": _secret(raw)})
+
+
+def _remote(raw: dict[str, Any] | None) -> Remote | None:
+    return None if raw is None else Remote(**{**raw, "when": tuple(raw["when"]), "key": _secret(raw)})
 
 
 def _secret(raw: dict[str, Any]) -> str | None:

@@ -6,14 +6,15 @@ import asyncio
 import hashlib
 import json
 import time
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from . import relay, safety, window
-from .config import Key, Model
+from . import relay, remote, safety, window
+from .config import Key, Model, Replica
 from .dialects import spoken
 from .errors import UNAVAILABLE, Refusal
 from .metrics import Request
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
     from .app import Gateway
 
 _ASKED = b"x-deployer-replica"
+_DROPPED, _REMOTE = "x-deployer-dropped-messages", "x-deployer-remote"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One request that was let in."""
+
+    path: str
+    value: dict[str, Any]
+    model: Model
+    send: Send
+    watch: Watch
+    one: Request
+    judge: Judge | None
 
 
 class Forward:
@@ -77,64 +92,87 @@ class Forward:
             await safety.asked(judge, value, one)
         if judge and not judge.rules.after:
             judge = None
-        value = spoken(model.engine, path, value)
         headers = dict(scope["headers"])
         asked = headers[_ASKED].decode("latin-1") if _ASKED in headers else None
+        work = Work(path, value, model, send, watch, one, judge)
         with gateway.keys.held(key):
-            dropped = 0
             try:
-                while True:
-                    taken = gateway.replicas.slot(model, _session(value), asked)
-                    place = await watch.unless_gone(asyncio.ensure_future(taken.__aenter__()))
-                    try:
-                        one.queued = time.monotonic() - one.came
-                        one.replica = place.replica.name
-                        counting = partial(self._count, place, model, watch)
-                        value, fewer = await window.fitted(model, value, counting)
-                        dropped += fewer
-                        if await self._ask(place, path, value, send, watch, one, model, dropped, judge):
-                            return
-                    finally:
-                        await taken.__aexit__(None, None, None)
+                if why := remote.instead(gateway.config, gateway.replicas, model):
+                    await self._elsewhere(work, why)
+                    return
+                try:
+                    await self._here(work, asked)
+                except Refusal as refusal:
+                    if refusal.code != window.TOO_LONG or not remote.takes(gateway.config, "too-long", path):
+                        raise
+                    await self._elsewhere(work, "too-long")
             finally:
                 gateway.keys.pay(key, (one.prompt_tokens or 0) + one.tokens)
 
-    async def _ask(
-        self, place: Place, path: str, value: dict[str, Any], send: Send, watch: Watch, one: Request, model: Model,
-        dropped: int, judge: Judge | None,
-    ) -> bool:  # fmt: skip
-        """Whether `place` took the request; False when another one may be asked instead."""
-        replica = place.replica
+    async def _here(self, work: Work, asked: str | None) -> None:
+        """Asks an engine of this deployment."""
+        session = _session(work.value)
+        while True:
+            taken = self._gateway.replicas.slot(work.model, session, asked)
+            place = await work.watch.unless_gone(asyncio.ensure_future(taken.__aenter__()))
+            try:
+                work.one.queued = time.monotonic() - work.one.came
+                counting = partial(self._count, place, work)
+                value = spoken(work.model.engine, work.path, work.value)
+                value, dropped = await window.fitted(work.model, value, counting)
+                more = {_DROPPED: str(dropped)} if dropped else {}
+                try:
+                    await self._ask(place.replica, work, value, more)
+                    return
+                except aiohttp.ClientConnectorError as error:
+                    if not self._gateway.replicas.broken(work.model, place):
+                        raise Refusal(
+                            503, "the engine is not ready", UNAVAILABLE, code="model_not_ready", after=5
+                        ) from error
+            finally:
+                await taken.__aexit__(None, None, None)
+
+    async def _elsewhere(self, work: Work, why: str) -> None:
+        """Asks the remote upstream, and says so in the answer, the log and the metrics."""
+        there = self._gateway.config.remote
+        assert there is not None
+        work.one.remote = why
+        path = work.path.removeprefix("/v1")
+        replica = Replica("remote", there.url.rstrip("/"), there.model, key=there.key)
+        try:
+            await self._ask(replica, replace(work, path=path), work.value, {_REMOTE: f"{there.host}; {why}"})
+        except aiohttp.ClientConnectorError as error:
+            raise Refusal(
+                503, f"{there.host} cannot be reached", UNAVAILABLE, code="remote_unreachable", after=5
+            ) from error
+
+    async def _ask(self, replica: Replica, work: Work, value: dict[str, Any], more: dict[str, str]) -> None:
+        """Passes the request to `replica` and the answer back, with `more` headers.
+
+        Raises aiohttp.ClientConnectorError when it cannot be reached; nothing was asked then.
+        """
+        one, watch, send = work.one, work.watch, work.send
+        one.replica = replica.name
         headers = {"Content-Type": "application/json", "X-Request-Id": one.id}
         if replica.key:
             headers["Authorization"] = f"Bearer {replica.key}"
         content = json.dumps({**value, "model": replica.model}).encode()
-        asking = self._gateway.client.post(f"{replica.url}{path}", data=content, headers=headers)
+        asking = self._gateway.client.post(f"{replica.url}{work.path}", data=content, headers=headers)
+        answer: aiohttp.ClientResponse = await watch.unless_gone(asyncio.ensure_future(_begun(asking)))
         try:
-            answer: aiohttp.ClientResponse = await watch.unless_gone(asyncio.ensure_future(_begun(asking)))
-        except aiohttp.ClientConnectorError as error:
-            if self._gateway.replicas.broken(model, place):
-                return False
-            raise Refusal(
-                503, "the engine is not ready", UNAVAILABLE, code="model_not_ready", after=5
-            ) from error
-        try:
-            renamer = Renamer(replica.model, model.id, error=answer.status >= 400)
+            renamer = Renamer(replica.model, work.model.id, error=answer.status >= 400)
             if answer.status >= 400:
                 one.cause = "engine refused" if answer.status < 500 else "engine failed"
                 body = await relay.error_of(answer, renamer)
-                more = {"content-type": "application/json", "content-length": str(len(body))}
+                more = {**more, "content-type": "application/json", "content-length": str(len(body))}
                 status = 400 if answer.status == 422 else answer.status
                 await send({"type": "http.response.start", "status": status, "headers": relay.headers_of(answer, more)})
                 await send({"type": "http.response.body", "body": body, "more_body": False})
-                return True
-            more = {"x-deployer-replica": replica.name}
-            if dropped:
-                more["x-deployer-dropped-messages"] = str(dropped)
+                return
+            more = {**more, "x-deployer-replica": replica.name, "cache-control": "no-store"}
             start = {"type": "http.response.start", "status": answer.status}
-            await send({**start, "headers": relay.headers_of(answer, {**more, "cache-control": "no-store"})})
-            await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed, judge)
-            return True
+            await send({**start, "headers": relay.headers_of(answer, more)})
+            await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed, work.judge)
         finally:
             answer.close()
 
@@ -146,8 +184,9 @@ class Forward:
             raise Refusal(404, f"{path} is not there while answers are checked; /v1/chat/completions is")
         return Judge(rules, self._gateway.client)
 
-    async def _count(self, place: Place, model: Model, watch: Watch, messages: list[Any]) -> int | None:
+    async def _count(self, place: Place, work: Work, messages: list[Any]) -> int | None:
         """Tokens of a chat, as the engine counts them; None where it cannot."""
+        model, watch = work.model, work.watch
         if model.engine not in window.COUNTING:
             return None
         path, name = window.COUNTING[model.engine]

@@ -46,6 +46,7 @@ class Request:
     completion_tokens: int | None = None
     cause: str | None = None
     prompt: Any = None
+    remote: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -90,6 +91,7 @@ class Metrics:
         self._running = made(Gauge, "num_requests_running", "Requests on an engine now.", (*by, "replica"))
         self._waiting = made(Gauge, "num_requests_waiting", "Requests that wait for a slot now.", ())
         self._up = made(Gauge, "replica_up", "Whether an engine answers.", (*by, "replica"))
+        self._remote = made(Counter, "remote_requests", "Requests that were passed elsewhere.", (*by, "reason"))
         self.requests = self.errors = self.prompt_tokens = self.completion_tokens = 0
         self._series: deque[tuple[float, float | None, int, int]] = deque(maxlen=STEPS)
         self._firsts: list[float] = []
@@ -109,6 +111,8 @@ class Metrics:
             self._errors.labels(model, one.cause).inc()
         if not one.model:
             return
+        if one.remote:
+            self._remote.labels(model, one.remote).inc()
         now = time.monotonic()
         self._whole.labels(model).observe(now - one.came)
         self._queued.labels(model).observe(one.queued)

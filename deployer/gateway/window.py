@@ -12,6 +12,7 @@ from .errors import Refusal
 # engine: (path that counts a chat's tokens, where in its answer), as in llama.cpp 0c1e570's server.cpp and vLLM 0.32
 COUNTING = {"llamacpp": ("/v1/chat/completions/input_tokens", "input_tokens"), "vllm": ("/tokenize", "count")}
 DROP = "drop-oldest"
+TOO_LONG = "context_length_exceeded"
 _ANSWER = 8  # without max_tokens, an eighth of the context is kept for the answer
 _EACH = 64  # tokens that a template may add to each message, more than any known one
 
@@ -36,7 +37,7 @@ async def fitted(model: Model, value: dict[str, Any], count: Count) -> tuple[dic
     if model.overflow != DROP:
         raise Refusal(
             400, f"the prompt has {whole} tokens; there is room for {most} beside the answer",
-            code="context_length_exceeded", param="messages",
+            code=TOO_LONG, param="messages",
         )  # fmt: skip
     return await _without_oldest(value, messages, most, count)
 
@@ -59,7 +60,7 @@ async def _without_oldest(
     if fits is None:
         raise Refusal(
             400, f"the last turn alone has more than the {most} tokens that there is room for beside the answer",
-            code="context_length_exceeded", param="messages",
+            code=TOO_LONG, param="messages",
         )  # fmt: skip
     return {**value, "messages": fits}, len(messages) - len(fits)
 

@@ -10,10 +10,11 @@ from deployer.errors import LaunchError, QuestionError
 from deployer.home import Home, write_whole
 from deployer.plan import keys
 from deployer.plan.resolve import Choice
-from deployer.profile import Profile, Safety
+from deployer.profile import Profile, Remote, Safety
 from deployer.runtimes import Inside
 
 CERTIFICATE, CERTIFICATE_KEY = "certificate.pem", "certificate.key"  # in the folder that the gateway reads
+_REMOTE_KEY = "remote.key"
 
 
 def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> d
         "deployment": choice.name, "generation": generation, "models": [model],
         "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
         "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
-        "safety": _safety(asked.safety),
+        "safety": _safety(asked.safety), "remote": _remote(asked.remote, inside),
     } | _fingerprints(choice.profile)  # fmt: skip
 
 
@@ -56,6 +57,15 @@ def _safety(asked: Safety | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def _remote(asked: Remote | None, inside: Inside) -> dict[str, Any] | None:
+    if asked is None:
+        return None
+    return {
+        "url": asked.url, "model": asked.model, "when": list(asked.when), "name": asked.name,
+        "key": f"{inside.config}/{_REMOTE_KEY}" if asked.key_file else None,
+    }  # fmt: skip
+
+
 def certificates(profile: Profile) -> tuple[Path | None, Path | None]:
     """The files of the certificate and its key that a profile names; both or none."""
     names = (profile.gateway.certificate, profile.gateway.certificate_key)
@@ -72,7 +82,10 @@ def prepare(choice: Choice, home: Home) -> None:
     """Writes what the gateway needs besides its configuration: keys, and the certificate with its key."""
     keys.ensure_key(engine_key(choice, home))
     keys.ensure_owner(home, choice.name)
-    for source, name in zip(certificates(choice.profile), (CERTIFICATE, CERTIFICATE_KEY), strict=True):
+    remote = choice.profile.gateway.remote
+    key = choice.profile.path.parent / remote.key_file if remote and remote.key_file else None
+    files = (*certificates(choice.profile), key)
+    for source, name in zip(files, (CERTIFICATE, CERTIFICATE_KEY, _REMOTE_KEY), strict=True):
         if source is not None:
             write_whole(home.gateway(choice.name) / name, _read(source), 0o600)
 

@@ -11,6 +11,7 @@ from deployer.profile.values import Limits as Limits
 from deployer.profile.values import ModelChoice as ModelChoice
 from deployer.profile.values import ModelFile as ModelFile
 from deployer.profile.values import Profile as Profile
+from deployer.profile.values import Remote as Remote
 from deployer.profile.values import Requirements as Requirements
 from deployer.profile.values import Safety as Safety
 from deployer.profile.values import Serving as Serving

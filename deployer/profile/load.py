@@ -18,6 +18,7 @@ from deployer.profile.values import (
     ModelFile,
     Pattern,
     Profile,
+    Remote,
     Requirements,
     Safety,
     Serving,
@@ -198,6 +199,12 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
         problems.append(f"{path}:{at}: serving.api_key: whoever reaches serving.address could use it (required)")
     if ("certificate" in door) != ("certificate_key" in door):
         problems.append(f"{path}:{line('gateway')}: gateway: certificate and certificate_key go together (name both)")
+    outside = [name for name in ("remote", "safety") if (door.get(name) or {}).get("url")]
+    if outside and door.get("offline") == "true":
+        at = line("gateway", outside[0])
+        problems.append(f"{path}:{at}: gateway.{outside[0]}: it leaves this host (leave it out, or offline)")
+    if "named" in (door.get("remote") or {}).get("when", ()) and not door["remote"].get("name"):
+        problems.append(f"{path}:{line('gateway', 'remote')}: gateway.remote.name: missing (`named` needs one)")
     gpu = raw["requirements"].get("gpu")
     if raw["engine"] == "transformers" and raw.get("serving", {}).get("cache") == "8-bit":
         at = line("serving", "cache")
@@ -239,8 +246,10 @@ def _profile(path: Path, raw: dict[str, Any]) -> Profile:
 
 
 def _gateway(raw: dict[str, Any]) -> Gateway:
-    safety = raw.get("safety")
-    if safety is None:
-        return Gateway(**raw)
-    patterns = tuple(Pattern(**one) for one in safety.get("patterns", ()))
-    return Gateway(**{**raw, "safety": Safety(**{**safety, "patterns": patterns})})
+    made = dict(raw)
+    if safety := raw.get("safety"):
+        patterns = tuple(Pattern(**one) for one in safety.get("patterns", ()))
+        made["safety"] = Safety(**{**safety, "patterns": patterns})
+    if remote := raw.get("remote"):
+        made["remote"] = Remote(**remote)
+    return Gateway(**made)

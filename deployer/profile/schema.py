@@ -204,6 +204,22 @@ PROFILE = Section(
                 "log": Key(_choice("requests", "prompts"), "`prompts` writes what people ask into the log"),
                 "certificate": Key(TEXT, "file with the certificate and its chain, for TLS; from the profile's folder"),
                 "certificate_key": Key(TEXT, "file with its private key"),
+                "offline": Key(_choice("true", "false"), "`true` refuses everything that leaves this host (false)"),
+                "remote": Section(
+                    doc="a service elsewhere that is asked by these rules alone; without this, there is none",
+                    keys={
+                        "url": Key(URL, "its OpenAI-compatible address, as `https://api.example/v1`", required=True),
+                        "model": Key(TEXT, "which model is asked there", required=True),
+                        "when": Key(
+                            _choice("full", "too-long", "named"),
+                            "no place is free here; the prompt outgrows the context; `name` is asked for",
+                            required=True,
+                            many=True,
+                        ),
+                        "name": Key(TEXT, "what clients call it, for `named`"),
+                        "key_file": Key(TEXT, "file with its API key; from the profile's folder"),
+                    },
+                ),
                 "safety": Section(
                     doc="a check of requests and answers; without this, there is none",
                     keys={

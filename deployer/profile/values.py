@@ -104,6 +104,17 @@ class Safety:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """An OpenAI-compatible service that is asked for what this host cannot do; `when` says for what."""
+
+    url: str
+    model: str
+    when: tuple[str, ...]
+    name: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True)
 class Gateway:
     """What the gateway lets in. `queue` in requests, `wait` in seconds, `body` in bytes, `prompt` in tokens."""
 
@@ -117,6 +128,8 @@ class Gateway:
     certificate: str | None = None
     certificate_key: str | None = None
     safety: Safety | None = None
+    remote: Remote | None = None
+    offline: str = "false"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Launch:
     @property
     def outside(self) -> bool:
         """Whether the gateway asks somebody who is not on this host."""
-        return bool((self.told.get("safety") or {}).get("url"))
+        return any((self.told.get(name) or {}).get("url") for name in ("safety", "remote"))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Launch:
