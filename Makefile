@@ -52,9 +52,10 @@ bench-sizing: $(VENV)/.developer
 bench-gateway: $(VENV)/.developer
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
-# docs/checks.md and docs/check.schema.json, made again from the code.
+# docs/checks.md, docs/check.schema.json and docs/failures.md, made again from the code.
 docs: $(VENV)/.developer
 	$(BIN)/python docs/checks.py docs
+	$(BIN)/python docs/failures.py docs
 
 # tests/golden/*.txt, the reports of all simulated hosts; review the difference before you commit it.
 golden: $(VENV)/.developer

@@ -23,18 +23,22 @@ reaches the command line is a bug.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class DeployerError(Exception):
-    """Something that a person can act on: `message`, `hint` and lines of `evidence`."""
+    """Something that a person can act on: `message`, `hint`, lines of `evidence`, and where all that was said is."""
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None, evidence: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, evidence: Sequence[str] = (), log: Path | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.evidence = tuple(evidence)
+        self.log = log
 
 
 class QuestionError(DeployerError):

@@ -69,15 +69,18 @@ def show_json(value: Any) -> None:
 
 
 def show_error(error: DeployerError, *, as_json: bool = False) -> None:
-    """`error: …`, its evidence, `hint: …` on stderr; with `as_json` the same on stdout for programs."""
+    """`error: …`, its evidence, `hint: …`, `log: …` on stderr; with `as_json` the same on stdout for programs."""
     if as_json:
-        show_json({"error": {"message": error.message, "hint": error.hint, "evidence": list(error.evidence)}})
+        told = {"message": error.message, "hint": error.hint, "evidence": list(error.evidence)}
+        show_json({"error": {**told, **({"log": error.log} if error.log else {})}})
     red = {"fg": "red", "bold": True} if colourful(sys.stderr) else {}
     click.echo(click.style("error: ", **red) + error.message, err=True)  # type: ignore[arg-type]
     for line in error.evidence:
         click.echo(f"  | {line}", err=True)
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
+    if error.log:
+        click.echo(f"log: {error.log}", err=True)
 
 
 class Screen:

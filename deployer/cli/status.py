@@ -33,7 +33,7 @@ def command(ctx: click.Context, as_json: bool) -> int:
             f"{row['tokens_per_s']:.0f} tokens/s when accepted {row['accepted']}"
         )
         if not good:
-            click.echo(f"  → deployer logs {row['name']}; deployer up {row['profile']}", err=True)
+            click.echo(f"  → deployer logs {row['name']} --explain; deployer up {row['profile']}", err=True)
     return 0 if all(row["state"] == "answers" for row in rows) else 1
 
 

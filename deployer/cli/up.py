@@ -70,7 +70,7 @@ def command(
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
         record = plan.load_record(here.home, label)
-        before = _before(record, wanted)
+        before = plan.before(here.home, label, wanted, record, facts, screen.say, forget=not dry_run)
         if not before and not dry_run:
             facts = _known(here, facts, wanted, screen)
         choice = plan.resolve(
@@ -122,13 +122,6 @@ def _choose(
         return profiles[0], (), seen_by(profiles[0])
     wanted, reasons = plan.rank(seen_by, profiles)
     return wanted, reasons, seen_by(wanted)
-
-
-def _before(record: Record | None, wanted: Profile) -> tuple[int, int] | None:
-    """What an earlier `up` of this profile chose, so that the next one, beside what runs now, changes nothing."""
-    if record is None or record.profile != str(wanted.path) or not record.context or not record.concurrency:
-        return None
-    return record.context, record.concurrency
 
 
 def _known(here: Place, facts: host.Host, wanted: Profile, screen: show.Screen) -> host.Host:

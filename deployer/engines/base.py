@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import field
 
 from deployer.frozen import dataclass
@@ -55,11 +54,3 @@ class Engine:
     compiles: bool = False
     paths: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
     aliases: bool = True
-    error: re.Pattern[str] = re.compile(r"error|failed|exception|cannot|unable|killed", re.IGNORECASE)
-
-    def first_error(self, log: Sequence[str]) -> str | None:
-        """The first line of the log that speaks of an error, None when none does."""
-        for line in log:
-            if self.error.search(line):
-                return line.strip()
-        return None

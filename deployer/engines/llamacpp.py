@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from deployer.engines.base import Engine, Job
 from deployer.sizing.memory import PROMPT_CACHE
 
@@ -47,5 +45,4 @@ ENGINE = Engine(
     folder="/opt/llamacpp",
     arguments=_arguments,
     environment={"GOMP_SPINCOUNT": _SPIN},
-    error=re.compile(r"\bE\s|error|failed|cannot|unable|unknown model", re.IGNORECASE),
 )

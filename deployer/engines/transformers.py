@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from deployer.engines.base import Engine, Job
 
 
@@ -34,5 +32,4 @@ ENGINE = Engine(
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     },
-    error=re.compile(r"^\w*(Error|Exception)\b|Error:|CUDA error|Killed"),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from deployer.engines.base import Engine, Job
 from deployer.sizing.memory import BATCH, sequences
 
@@ -37,5 +35,4 @@ ENGINE = Engine(
     # FlashInfer's sampler would be compiled at every start, for minutes, because nothing that is written stays.
     environment={"VLLM_USE_FLASHINFER_SAMPLER": "0"},
     compiles=True,
-    error=re.compile(r"^(\(\w+ pid=\d+\) )?(ERROR .*|\w*(Error|Exception)\b.*)$|CUDA error|Killed"),
 )

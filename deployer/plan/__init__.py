@@ -15,6 +15,9 @@ from deployer.plan.apply import describe as describe
 from deployer.plan.conversion import Workshop as Workshop
 from deployer.plan.conversion import convert as convert
 from deployer.plan.conversion import measure as measure
+from deployer.plan.explain import explain as explain
+from deployer.plan.failed import last as last
+from deployer.plan.failed import of_record as of_record
 from deployer.plan.record import Record as Record
 from deployer.plan.record import forget as forget
 from deployer.plan.record import load_record as load_record
@@ -26,7 +29,9 @@ from deployer.plan.resolve import choose_runtime as choose_runtime
 from deployer.plan.resolve import rank as rank
 from deployer.plan.resolve import resolve as resolve
 from deployer.plan.resolve import without_images as without_images
+from deployer.plan.smaller import before as before
 from deployer.plan.steps import Step as Step
 from deployer.plan.steps import example as example
 from deployer.plan.steps import launch as launch
 from deployer.plan.steps import steps as steps
+from deployer.plan.testimony import first_error as first_error

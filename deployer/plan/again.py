@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from deployer import profile
 from deployer.engines import engine
-from deployer.errors import DeployerError, QuestionError
+from deployer.errors import DeployerError, ProfileError, QuestionError
 from deployer.plan.acceptance import healthy
 from deployer.plan.apply import World, await_port, wait
+from deployer.plan.failed import of_record
 from deployer.plan.record import Record
+from deployer.plan.remedies import Situation
 from deployer.plan.steps import Ready
 
 
@@ -35,8 +38,17 @@ def again(record: Record, world: World) -> float | None:
             await_port(record.launch.port)
             runtime.start(record.launch)
         certificate = Path(record.certificate) if record.certificate else None
-        wait(Ready(record.name, record.url.removesuffix("/v1"), certificate), engine(record.engine), world)
+        step = Ready(record.name, record.url.removesuffix("/v1"), certificate)
+        wait(step, engine(record.engine), world, _situation(record, world))
     except (DeployerError, KeyboardInterrupt):
         runtime.stop(record.name)
         raise
     return time.monotonic() - begin
+
+
+def _situation(record: Record, world: World) -> Situation | None:
+    """For the words about a failure; None where the profile is not there any more."""
+    try:
+        return of_record(record, world.facts, profile.load(Path(record.profile)))
+    except (ProfileError, QuestionError):
+        return None

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
@@ -16,23 +16,23 @@ from deployer.errors import (
     AcceptanceFailed,
     DeployerError,
     EngineDied,
-    EngineStuck,
     LaunchError,
     ModelError,
     Refused,
 )
 from deployer.fetch import Web
 from deployer.frozen import dataclass
-from deployer.home import Home, write_whole
+from deployer.home import Home
 from deployer.images import builder
 from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, door, history
+from deployer.plan import acceptance, door, failed, history, smaller
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
+from deployer.plan.remedies import Situation
 from deployer.plan.resolve import Choice
 from deployer.plan.steps import Accept, Build, Convert, Fit, Provision, Pull, Ready, Replace, Start, Step
 from deployer.progress import Progress
@@ -43,7 +43,6 @@ from deployer.sizing import wanted
 from deployer.sizing.memory import Use, memory
 
 STALL_S = 120.0  # an engine that makes no progress for this long is stuck
-_EVIDENCE = 6
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,11 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     measured: Measured | None = None
     loaded = 0.0
     begin = time.monotonic()
+    asked, short = choice, ""
     with contextlib.ExitStack() as undo:
-        for step in steps:
+        pending = deque(steps)
+        while pending:
+            step = pending.popleft()
             if _done(step, world):
                 world.progress.say(f"✓ {step.title}: done already")
                 continue
@@ -109,7 +111,16 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                     _start(step, choice, world, undo)
                 case Ready():
                     loaded = -time.monotonic()
-                    wait(step, choice.engine, world)
+                    try:
+                        wait(step, choice.engine, world, failed.situation(choice, world.facts))
+                    except EngineDied as error:
+                        if choice is not asked:
+                            raise
+                        choice, steps = smaller.again(choice, steps, error, world)
+                        short = error.evidence[0]
+                        world.runtime.stop(step.unit)
+                        pending = deque(s for s in steps if isinstance(s, (Start, Ready, Accept)))
+                        continue
                     loaded += time.monotonic()
                 case Accept():
                     measured = _accept(step, choice, world)
@@ -136,6 +147,8 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         certificate=str(accepted.certificate) if accepted.certificate else None,
     )
     save_record(world.home, record)
+    if (choice.context, choice.concurrency) != (asked.context, asked.concurrency):
+        smaller.remember(choice, short, world)
     history.keep(record, choice, world.facts, _chosen(choice, world.facts), world.runtime, measured, loaded, world.home)
     world.progress.say(f"up in {format_duration(time.monotonic() - begin)}")
     return record
@@ -254,7 +267,10 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
     door.prepare(choice, world.home)
     await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
-    world.runtime.start(step.launch)
+    try:
+        world.runtime.start(step.launch)
+    except LaunchError as error:
+        raise failed.unstarted(error, failed.situation(choice, world.facts)) from error
 
 
 def await_port(port: int) -> None:
@@ -269,7 +285,7 @@ def await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def wait(step: Ready, engine: Engine, world: World) -> None:
+def wait(step: Ready, engine: Engine, world: World, at: Situation | None) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
@@ -288,18 +304,13 @@ def wait(step: Ready, engine: Engine, world: World) -> None:
                 looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
-                    raise _died(step.unit, engine, world, unit.exit if unit else None)
+                    raise failed.died(step.unit, at, world, unit.exit if unit else None)
                 seen = world.runtime.pulse(step.unit)
                 if seen != pulse:
                     pulse, moved = seen, now
                 world.progress.amount("loading", int(now - begin), None, "s")
                 if now - moved > world.stall:
-                    log = list(world.runtime.logs(step.unit, lines=200))
-                    raise EngineStuck(
-                        f"the engine made no progress for {format_duration(world.stall)}",
-                        hint=f"deployer logs {step.unit}",
-                        evidence=log[-_EVIDENCE:],
-                    )
+                    raise failed.stuck(step.unit, at, world)
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 
@@ -308,29 +319,7 @@ def _accept(step: Accept, choice: Choice, world: World) -> Measured:
     try:
         return acceptance.accept(step, _floor(choice, world))
     except AcceptanceFailed as error:
-        first, saved = _testimony(step.unit, choice.engine, world)
-        evidence = (*error.evidence, *((first,) if first else ()))
-        hint = f"{error.hint or 'see the log'}; all the engine said is in {saved}"
-        raise AcceptanceFailed(error.message, hint=hint, evidence=evidence) from error
-
-
-def _testimony(unit: str, engine: Engine, world: World) -> tuple[str | None, Path]:
-    """The engine's first error line, and where its whole log was saved: the unit itself will be gone."""
-    log = list(world.runtime.logs(unit, lines=1000))
-    saved = world.home.deployment(unit) / "failed.log"
-    write_whole(saved, "\n".join([*log, ""]).encode(), 0o600)
-    return engine.first_error(log), saved
-
-
-def _died(unit: str, engine: Engine, world: World, how: str | None) -> EngineDied:
-    first, saved = _testimony(unit, engine, world)
-    log = saved.read_text().splitlines()
-    evidence = ([first] if first else []) + [line for line in log[-3:] if line != first]
-    return EngineDied(
-        f"the engine ended while it was loading ({how})" if how else "the engine ended while it was loading",
-        hint=f"all it said is in {saved}",
-        evidence=evidence,
-    )
+        raise failed.unaccepted(error, failed.situation(choice, world.facts), world) from error
 
 
 def _floor(choice: Choice, world: World) -> float | None:

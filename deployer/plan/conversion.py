@@ -115,8 +115,8 @@ def _run(task: how.Task, program: str, paths: dict[str, Path], shop: Workshop, p
     given = {**paths, **({"script": task.script} if task.script else {})}
     used = {key: path for key, path in given.items() if any(f"{{{key}}}" in word for word in task.arguments)}
     writable = tuple(key for key in used if key in ("out", "between"))
-    folder = engine(task.engine).folder
-    job = Once(program, folder, task.arguments, used, writable, purpose)
+    by = engine(task.engine)
+    job = Once(program, by.folder, task.arguments, used, writable, purpose, by.environment)
     return shop.runtime.once(job, shop.progress)
 
 

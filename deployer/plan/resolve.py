@@ -99,9 +99,9 @@ def resolve(
     name: str | None = None,
     port: int | None = None,
     reasons: Sequence[str] = (),
-    before: tuple[int, int] | None = None,
+    before: tuple[int, int, str] | None = None,
 ) -> Choice:
-    """The choice for this host. `before` are context and concurrency that the profile left to an earlier call.
+    """The choice for this host. `before` are context and concurrency that the profile left to an earlier call, and why.
 
     Raises QuestionError when the profile contradicts itself, or does not fit.
     """
@@ -194,13 +194,13 @@ def _taken(host: Host, profile: Profile) -> tuple[Gpu, ...]:
 
 
 def _served(
-    host: Host, profile: Profile, taken: Sequence[Gpu], before: tuple[int, int] | None
+    host: Host, profile: Profile, taken: Sequence[Gpu], before: tuple[int, int, str] | None
 ) -> wanted.Chosen:
     """Context and concurrency: the profile's, else those of an earlier call, else what the memory holds."""
     serving = profile.serving
     if before and not (serving.context and serving.concurrency):
         context, users = serving.context or before[0], serving.concurrency or before[1]
-        return wanted.Chosen(context, users, "as it was chosen before")
+        return wanted.Chosen(context, users, before[2])
     device = devices.of_gpus(taken, host) if profile.requirements.gpu else devices.of_cpu(host, None)
     return wanted.choose(profile, checks.headers_of(host, profile), device)
 

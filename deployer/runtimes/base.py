@@ -118,6 +118,7 @@ class Once:
     paths: Mapping[str, Path]
     writable: tuple[str, ...] = ()
     purpose: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

@@ -108,10 +108,8 @@ class DockerRuntime:
             for container in made:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
-            raise LaunchError(
-                f"the engine refuses to start {launch.unit}: {error.explanation or error}",
-                hint=_hint(str(error)),
-            ) from error
+            said = error.explanation or error
+            raise LaunchError(f"the engine refuses to start {launch.unit}: {said}") from error
 
     def find(self, unit: str) -> Unit | None:
         return next((u for u in self.units() if u.name == unit), None)
@@ -222,6 +220,7 @@ class DockerRuntime:
                     str(path): {"bind": paths[key], "mode": "rw" if key in job.writable else "ro"}
                     for key, path in job.paths.items()
                 },
+                environment=dict(job.environment),
                 name=f"deployer-once-{mine}-{self._tag}",
                 user=self._user(),
                 network_mode="none",
@@ -382,15 +381,3 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
         yield from (line.decode(errors="replace") for line in whole)
     if rest:
         yield rest.decode(errors="replace")
-
-
-def _hint(text: str) -> str | None:
-    if "port is already allocated" in text or "address already in use" in text:
-        return "the port is taken: choose another with --port"
-    if "No such image" in text:
-        return "it was removed: deployer up makes it again"
-    if "docker-init" in text:
-        return "the engine's own docker-init is missing: reinstall the package of dockerd"
-    if "could not select device driver" in text:
-        return "the engine has no GPU support: sudo nvidia-ctk runtime configure --runtime=docker"
-    return None

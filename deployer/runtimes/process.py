@@ -206,7 +206,7 @@ class ProcessRuntime:
         environment = {key: value for key, value in self._environment.items() if key in keys}
         with subprocess.Popen(
             [str(Path(job.program).with_name(first)), *rest],
-            env={**environment, **OFFLINE, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**environment, **OFFLINE, **job.environment, "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

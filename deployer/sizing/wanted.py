@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from deployer.description import Description, compact
@@ -22,7 +23,7 @@ PROGRAM = {"llamacpp": 300 << 20, "transformers": 1000 << 20, "vllm": 3 << 30}
 CONTEXT = {"gpu": 32768, "cpu": 8192}
 USERS = {"gpu": 16, "cpu": 4}
 SHARE = {"gpu": 1.0, "cpu": 0.5}
-
+_STEP = 256  # tokens; engines round contexts up to blocks of 16 or 256
 
 # What sizing calls a cache in 8 bits: as the engine that keeps it does.
 _EIGHT = {"llamacpp": "q8_0", "vllm": "fp8"}
@@ -95,3 +96,21 @@ def choose(profile: Profile, headers: Description | None, device: Device | None)
     users = serving.concurrency or min(whole.users, USERS[kind])
     share = "" if SHARE[kind] == 1 else f", in {SHARE[kind]:.0%} of what is free"
     return Chosen(context, max(1, users), f"what {device.label} holds{share}")
+
+
+def less(profile: Profile, now: tuple[int, int], fits: Callable[[int, int], bool]) -> tuple[int, int] | None:
+    """The largest context and users, at most `now`, that `fits`; what the profile names stays. None when none does.
+
+    Fewer users come before less context: a prompt that is cut off is worse than one that waits.
+    """
+    context, users = now
+    if not profile.serving.concurrency:
+        for fewer in range(users, 0, -1):
+            if fits(context, fewer):
+                return context, fewer
+        users = 1
+    if not profile.serving.context:
+        for shorter in range(context // _STEP * _STEP, fit.LEAST - 1, -_STEP):
+            if fits(shorter, users):
+                return shorter, users
+    return None

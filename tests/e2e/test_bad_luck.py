@@ -93,8 +93,11 @@ def test_an_engine_that_dies_while_loading_is_quoted(box: Box, runtime: str, tmp
     assert "the engine ended while it was loading" in done.stderr
     assert "not within the file bounds" in done.stderr or "corrupted or incomplete" in done.stderr
     log = box.home / "deployments/cut/failed.log"
-    assert f"all it said is in {log}" in done.stderr and log.read_text()
+    assert done.stderr.endswith(f"log: {log}\n") and log.read_text()
+    assert f"copy {cut} again from where it came" in done.stderr
     assert box.left() == []
+    told = box.run("logs", "cut", "--explain")
+    assert "is cut short or damaged" in told.stdout and told.stdout.endswith(f"log: {log}\n")
 
 
 def test_after_a_failed_change_the_old_deployment_is_back(box: Box, runtime: str, tmp_path: Path) -> None:

@@ -104,30 +104,3 @@ def test_what_an_engine_converts_to_is_what_it_loads(name: str) -> None:
     assert set(found.convert.values()) <= set(found.formats)
     assert not set(found.convert) & set(found.formats)
     assert any(pattern.endswith(f".{found.formats[0]}") for pattern in found.files)
-
-
-@pytest.mark.parametrize(
-    ("name", "log", "line"),
-    [
-        pytest.param(
-            "llamacpp", ["loading", "  E failed to load  ", "error: x"], "E failed to load", id="llamacpp"
-        ),
-        pytest.param(
-            "llamacpp",
-            ["llama_model_load: unknown model architecture"],
-            "llama_model_load: unknown model architecture",
-            id="llamacpp architecture",
-        ),
-        pytest.param(
-            "transformers",
-            ["Loading weights", "an error page is served", "torch.OutOfMemoryError: CUDA out of memory"],
-            "torch.OutOfMemoryError: CUDA out of memory",
-            id="transformers out of memory",
-        ),
-        pytest.param("transformers", ["ValueError", "x"], "ValueError", id="transformers exception"),
-        pytest.param("llamacpp", ["main: server is listening"], None, id="llamacpp is well"),
-        pytest.param("transformers", [], None, id="silence"),
-    ],
-)
-def test_the_first_error_of_a_log(name: str, log: list[str], line: str | None) -> None:
-    assert engine(name).first_error(log) == line

@@ -33,7 +33,7 @@ def with_headers(host: Host, wanted: Profile) -> Host:
     return replace(host, headers={id_: SMALL.compact("Q4_0")})
 
 
-def chosen(host: Host, wanted: Profile, home: Home, before: tuple[int, int] | None = None) -> Choice:
+def chosen(host: Host, wanted: Profile, home: Home, before: tuple[int, int, str] | None = None) -> Choice:
     return resolve(host, wanted, home=home, runtime=("docker", "a reason"), base="debian:x", before=before)
 
 
@@ -70,10 +70,10 @@ def test_the_engine_is_started_with_it_and_it_is_looked_at_again_after_the_pull(
 
 def test_an_earlier_choice_stays_beside_what_runs_now(home: Home) -> None:
     full = with_headers(replace(hosts.NO_GPU, memory=Unknown("lost")), CPU)
-    found = chosen(full, left_open(CPU, concurrency=2), home, before=(2048, 4))
+    found = chosen(full, left_open(CPU, concurrency=2), home, before=(2048, 4, "as it was"))
     assert (found.context, found.concurrency) == (2048, 2)
     # what the profile names now goes before
-    named = chosen(full, CPU, home, before=(2048, 4))
+    named = chosen(full, CPU, home, before=(2048, 4, "as it was"))
     assert (named.context, named.concurrency) == (4096, 2)
 
 
