@@ -90,7 +90,10 @@ async def stream(
         else:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-    except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
+    except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
+        # aiohttp 3.14 raises one and the same instance whenever a connection was closed (client_reqrep.py): its
+        # traceback would hold every request that ever ended so
+        error.__traceback__ = None
         if watch.gone:
             raise Gone from None
         raise
