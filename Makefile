@@ -6,7 +6,8 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing docs golden picture compat-data images lock clean
+.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing bench-gateway docs golden picture
+.PHONY: screenshots vendor compat-data images lock clean
 
 up: $(VENV)/.installed
 	$(BIN)/deployer up $(PROFILE)
@@ -47,6 +48,10 @@ bench-pull: $(VENV)/.developer
 bench-sizing: $(VENV)/.developer
 	$(BIN)/python benchmarks/sizing.py $(ARGS)
 
+# The gateway beside the bare engine and nginx, a minute; ARGS="--soak 10" is ten minutes of mixed load.
+bench-gateway: $(VENV)/.developer
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
 # docs/checks.md, docs/check.schema.json and docs/failures.md, made again from the code.
 docs: $(VENV)/.developer
 	$(BIN)/python docs/checks.py docs
@@ -58,6 +63,14 @@ golden: $(VENV)/.developer
 
 picture: $(VENV)/.developer
 	$(BIN)/python docs/record.py docs/up.svg
+
+# docs/chat-*.png and docs/status.png, of a deployment that is brought up for it, in Chromium.
+screenshots: $(VENV)/.developer
+	$(BIN)/python docs/screenshots.py $(ARGS)
+
+# The libraries of the chat page, fetched again with npm as its lock.tsv says; WRITE=--write takes other versions over.
+vendor: $(VENV)/.developer
+	$(BIN)/python docs/vendor.py $(WRITE)
 
 # What the tables of deployer/compat say of torch, against the wheels on the index; WRITE=--write takes it over.
 compat-data: $(VENV)/.developer

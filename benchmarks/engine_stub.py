@@ -1,5 +1,7 @@
 """An engine that costs next to nothing: it streams `max_tokens` tokens, `user` of them each second (0: at once).
 
+GET /running tells how many streams are under way.
+
     python benchmarks/engine_stub.py PORT
 """
 
@@ -18,6 +20,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
+running = 0
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
@@ -27,7 +32,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             keep = b"connection: close" not in lines
             word = b"keep-alive" if keep else b"close"
             if head.startswith(b"GET"):
-                writer.write(HEAD % (b"application/json", b"Content-Length: 2", word) + b"{}")
+                told = b'{"running": %d}' % running
+                writer.write(HEAD % (b"application/json", b"Content-Length: %d" % len(told), word) + told)
             else:
                 await stream(writer, word, int(body.get("max_tokens", 200)), float(body.get("user") or 0))
             await writer.drain()
@@ -40,16 +46,23 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def stream(writer: asyncio.StreamWriter, word: bytes, tokens: int, rate: float) -> None:
+    global running
     writer.write(HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked", word))
     clock = asyncio.get_running_loop().time
     begin = clock()
-    for number in range(tokens):
-        writer.write(chunk(EVENT))
-        if rate:
-            await asyncio.sleep(max(0.0, begin + (number + 1) / rate - clock()))
-        elif number % 16 == 0:
-            await writer.drain()
-    writer.write(chunk(LAST) + b"0\r\n\r\n")
+    running += 1
+    try:
+        for number in range(tokens):
+            if writer.transport.is_closing():
+                return
+            writer.write(chunk(EVENT))
+            if rate:
+                await asyncio.sleep(max(0.0, begin + (number + 1) / rate - clock()))
+            elif number % 16 == 0:
+                await writer.drain()
+        writer.write(chunk(LAST) + b"0\r\n\r\n")
+    finally:
+        running -= 1
 
 
 async def main(port: int) -> None:

@@ -3,6 +3,9 @@
 A stub engine (benchmarks/engine_stub.py) streams tokens at a fixed rate, so that what the door adds is seen, and as
 fast as it can, so that what a token costs is seen. All ways are measured in turn in each round.
 
+`--soak MINUTES` instead asks in all manners for so long, with clients that go away at random: memory, open files and
+generations that nobody reads are watched.
+
     python benchmarks/gateway.py --rounds 5 --save
 """
 
@@ -13,6 +16,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -50,20 +55,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/data/gateway.json")
+    parser.add_argument("--soak", type=float, metavar="MINUTES")
     options = parser.parse_args()
     before = os.getloadavg()
     work = Path(tempfile.mkdtemp(prefix="deployer-bench-"))
     results = []
     try:
         with ways(work) as (urls, pids):
-            for ratio in measures(urls, pids, options.rounds):
+            found = soaked(urls, pids, options.soak) if options.soak else measures(urls, pids, options.rounds)
+            for ratio in found:
                 print(ratio, flush=True)
                 results.append(ratio)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if options.save:
         load = {"before": before, "after": os.getloadavg()}
-        save(results, "gateway.json", rounds=options.rounds, load=load, **host())
+        how = {"minutes": options.soak} if options.soak else {"rounds": options.rounds}
+        save(results, "soak.json" if options.soak else "gateway.json", load=load, **how, **host())
     return 0 if all(ratio.met for ratio in results) else 1
 
 
@@ -91,6 +99,53 @@ def measures(urls: dict[str, str], pids: dict[str, int], rounds: int) -> Iterato
     yield Ratio("requests/s of 200 tokens, against nginx", rate["gateway"], rate["nginx"], "1/s", 0.2, at_most=False)
     run = asyncio.run(asked(urls["gateway"], 500, 150, 30, watch=pids["gateway"]))
     yield Ratio("resident memory at 500 open streams", run["memory"] / 1e6, 1, "MB", 80)
+
+
+def soaked(urls: dict[str, str], pids: dict[str, int], minutes: float) -> Iterator[Ratio]:
+    """Mixed load: what the gateway holds after it, against what it held after the first tenth."""
+    pid = pids["gateway"]
+    asyncio.run(mixed(urls["gateway"], minutes * 6))
+    time.sleep(2)
+    early = resident(pid), opened(pid)
+    ended, gone = asyncio.run(mixed(urls["gateway"], minutes * 54))
+    print(f"{ended} requests ended, {gone} clients went away", flush=True)
+    time.sleep(2)
+    with urllib.request.urlopen(f"{urls['engine']}/running") as answer:
+        orphans = json.load(answer)["running"]
+    yield Ratio("resident memory after it, against its first tenth", resident(pid) / 1e6, early[0] / 1e6, "MB", 1.1)
+    yield Ratio("open files after it, against its first tenth", opened(pid), early[1], "", 1.0)
+    yield Ratio("generations that nobody reads", orphans, 1, "", 0)
+
+
+async def mixed(url: str, seconds: float) -> tuple[int, int]:
+    """Clients of all manners for so long: how many requests ended, and how many clients went away before."""
+    until = time.monotonic() + seconds
+    counts = [0, 0]
+    choose = random.Random(1)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as client:
+
+        async def one() -> None:
+            while time.monotonic() < until:
+                kind = choose.random()
+                body: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": "x" * 200}]}
+                body |= {"stream": True, "max_tokens": choose.randrange(1, 200), "user": choose.choice(["0", "50"])}
+                if kind < 0.1:
+                    body = {"model": "nobody"}
+                patience = choose.uniform(0.0, 1.0) if kind > 0.7 else 60.0
+                try:
+                    async with asyncio.timeout(patience):
+                        async with client.post(f"{url}{PATH}", json=body, headers=headers) as answer:
+                            async for _ in answer.content.iter_any():
+                                pass
+                    counts[0] += 1
+                except TimeoutError:
+                    counts[1] += 1
+                await asyncio.sleep(choose.uniform(0, 0.2))
+
+        await asyncio.gather(*(one() for _ in range(24)))
+    return counts[0], counts[1]
 
 
 def in_turn(urls: dict[str, str], rounds: int, ask: Callable[[str], Any]) -> dict[str, list[dict[str, Any]]]:
@@ -190,6 +245,10 @@ def processor(pid: int) -> float:
     """Seconds of processor time that a process has taken."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def opened(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def resident(pid: int) -> float:

@@ -46,6 +46,7 @@ class Home:
         """Writes a JSON file that the gateway takes within a second, for the owner of its folder alone: the folder."""
         folder = self.gateway(name)
         (folder / "state").mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         content = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
         write_whole(folder / file, content, 0o600, like=folder)
         return folder

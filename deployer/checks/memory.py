@@ -19,7 +19,7 @@ from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.report import Finding, failed, passed, skipped, unknown, warned
 from deployer.sizing import wanted as wanted_of
-from deployer.sizing.memory import SHARED
+from deployer.sizing.memory import shared_memory
 
 _LOCKED = 64 << 20
 _MAPS = 65530  # the kernel's own default
@@ -136,32 +136,34 @@ def _swap(host: Host, profile: Profile) -> Finding:
 
 
 def _shared(host: Host, profile: Profile) -> Finding:
-    """Programs that use several GPUs find 1 GiB of shared memory.
+    """Programs that use several GPUs find shared memory: 512 MiB for each GPU.
 
     Why: where GPUs cannot write to each other, NCCL passes the data through /dev/shm, and its error names
         neither that folder nor a size.
-    Pass: /dev/shm has 1 GiB or more.
+    Pass: /dev/shm has 512 MiB or more for each GPU.
     Warn: it is smaller, or missing.
     Fail: never.
-    Skip: one GPU is enough, containers are used (deployer gives them 1 GiB each, whatever the machine has), or
-        it could not be asked.
-    Fix: mount -o remount,size=1G /dev/shm.
+    Skip: one GPU is enough, containers are used (deployer gives them as much, whatever the machine has), or it
+        could not be asked.
+    Fix: mount -o remount,size=1024M /dev/shm.
     """
     if not multi(profile):
         return skipped(_ONE_GPU)
     if uses_containers(host, profile):
-        return skipped("deployer gives the engine's container 1 GiB of its own")
-    wanted = "1 GiB in /dev/shm"
+        return skipped("deployer gives the engine's container its own")
+    assert profile.requirements.gpu is not None, "several are wanted"
+    enough = shared_memory(profile.requirements.gpu.count)
+    wanted, mount = f"{enough / 2**30:g} GiB in /dev/shm", f"size={enough >> 20}M"
     if isinstance(host.memory, Unknown):
         return unknown(wanted, host.memory.reason)
     size = host.memory.shared
     if isinstance(size, Unknown):
         return unknown(wanted, size.reason)
     if size is None:
-        return warned(wanted, "there is no /dev/shm", sudo(host, "mount -t tmpfs -o size=1G shm /dev/shm"))
-    if size >= SHARED:
+        return warned(wanted, "there is no /dev/shm", sudo(host, f"mount -t tmpfs -o {mount} shm /dev/shm"))
+    if size >= enough:
         return passed(wanted, format_size(size))
-    return warned(wanted, format_size(size), sudo(host, "mount -o remount,size=1G /dev/shm"))
+    return warned(wanted, format_size(size), sudo(host, f"mount -o remount,{mount} /dev/shm"))
 
 
 def _locked(host: Host, profile: Profile) -> Finding:
@@ -171,13 +173,13 @@ def _locked(host: Host, profile: Profile) -> Finding:
     Pass: there is no limit, or one of 64 MiB or more.
     Warn: it is lower.
     Fail: never.
-    Skip: one GPU is enough, containers are used (they get the engine's limits), or it could not be asked.
+    Skip: one GPU is enough, containers are used (deployer lifts the limit for them), or it could not be asked.
     Fix: ulimit -l unlimited, or LimitMEMLOCK=infinity in the service that starts `deployer`.
     """
     if not multi(profile):
         return skipped(_ONE_GPU)
     if uses_containers(host, profile):
-        return skipped("containers get the engine's limits, not this user's")
+        return skipped("deployer lifts the limit for the engine's container")
     wanted = f"{format_size(_LOCKED)} that may be locked"
     if isinstance(host.system, Unknown):
         return unknown(wanted, host.system.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from deployer.description import Description
     from deployer.fetch import Web
     from deployer.images.bake import BuildSettings
+    from deployer.runtimes.service import Service
 
 
 MIRROR = "http://deb.debian.org"  # as in images/debian.py, which takes too long to import for `check`
@@ -78,6 +80,23 @@ class Place:
         from deployer import runtimes
 
         return runtimes.runtime(name, self.home, self.docker, dict(os.environ))
+
+    def service(self, name: str, runtime: str | None) -> Service:
+        """The deployment as a unit of systemd: the system's for root, else this user's own."""
+        from deployer.runtimes import service
+
+        own = os.geteuid() != 0
+        config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        usual = self.docker in ("unix:///var/run/docker.sock", f"unix:///run/user/{os.geteuid()}/docker.sock")
+        containers = runtime == "docker"
+        return service.Service(
+            name=name,
+            command=(sys.executable, "-m", "deployer", "--home", str(self.home.root)),
+            folder=config / "systemd/user" if own else service.SYSTEM,
+            own=own,
+            engine=service.engine_unit(self.docker, own=own) if containers else None,
+            address=self.docker if containers and not usual else None,
+        )
 
     def ports_of(self, unit: str) -> set[int]:
         """The ports that the unit of this name holds, on any runtime."""

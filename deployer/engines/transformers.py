@@ -28,7 +28,6 @@ ENGINE = Engine(
     arguments=_arguments,
     convert={"gguf": "safetensors"},
     environment={
-        "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "warning",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",

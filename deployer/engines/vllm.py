@@ -33,6 +33,6 @@ ENGINE = Engine(
     folder="/opt/venv/bin",
     arguments=_arguments,
     # FlashInfer's sampler would be compiled at every start, for minutes, because nothing that is written stays.
-    environment={"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"},
+    environment={"VLLM_USE_FLASHINFER_SAMPLER": "0"},
     compiles=True,
 )

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import config as configuration
+from . import pages
 from .config import Config, ConfigError
 from .errors import UNAVAILABLE, Refusal
 from .forward import Forward
@@ -56,6 +57,8 @@ class Gateway:
         self.client: aiohttp.ClientSession
         self.config: Config
         self._door: ASGIApp
+        page = pages.routes()
+        self._open = _PUBLIC | {route.path for route in page}
         self._routes = Starlette(
             routes=[
                 Route("/healthz", self._alive, methods=["GET"]),
@@ -65,6 +68,7 @@ class Gateway:
                 Route("/v1/status", self._status, methods=["GET"]),
                 Route("/metrics", self._measures, methods=["GET"]),
                 *(Route(path, Forward(self), methods=["POST"]) for path in API),
+                *page,
             ],
             lifespan=self._lifespan,
         )
@@ -90,10 +94,10 @@ class Gateway:
             self._ended(scope, one)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Nothing but the state of health is told without a key, whatever the path and the method."""
+        """Nothing but the state of health and the empty pages is told without a key, whatever path and method."""
         one: Measured = scope["deployer.request"]
         try:
-            if not (scope["path"] in _PUBLIC and scope["method"] in ("GET", "HEAD")):
+            if not (scope["path"] in self._open and scope["method"] in ("GET", "HEAD")):
                 key = self.keys.who(dict(scope["headers"]).get(b"authorization"))
                 scope["deployer.key"], one.key = key, key.name
             routed = [route for route in self._routes.routes if isinstance(route, Route) and
@@ -157,8 +161,8 @@ class Gateway:
             self.keys.keep()
 
     def _ended(self, scope: Scope, one: Measured) -> None:
-        if one.path in _PUBLIC:
-            return  # asked all the time
+        if one.path in self._open:
+            return  # asked all the time, and nobody's
         if one.status >= 400 and not one.cause:
             one.cause = "refused" if one.status < 500 else "failed"
         one.path = one.path if one.path in (*API, "/v1/models", "/v1/status", "/metrics") else "other"
@@ -235,7 +239,7 @@ class Gateway:
                     if place.replica.state == configuration.ACTIVE)  # fmt: skip
         return JSONResponse({
             "deployment": self.config.deployment, "generation": self.config.generation,
-            "uptime_s": round(time.time() - self.started, 1), "models": models,
+            "version": self.config.version, "uptime_s": round(time.time() - self.started, 1), "models": models,
             "running": self.replicas.running, "waiting": self.replicas.waiting, "limit": slots,
             "requests": self.metrics.requests, "errors": self.metrics.errors,
             "prompt_tokens": self.metrics.prompt_tokens, "completion_tokens": self.metrics.completion_tokens,

@@ -112,6 +112,7 @@ class Config:
     wait: float = 120.0
     cors: tuple[str, ...] = ()
     log_prompts: bool = False
+    version: str = ""
     certificate: str | None = None  # its hash, so that `up` knows which one it serves
     safety: Safety | None = None
     remote: Remote | None = None

@@ -38,6 +38,7 @@ from deployer.host.network import Port as Port
 from deployer.host.network import Proxies as Proxies
 from deployer.host.network import port_owner as port_owner
 from deployer.host.probe import Host as Host
+from deployer.host.probe import gpus as gpus
 from deployer.host.probe import load as load
 from deployer.host.probe import probe as probe
 from deployer.host.runtime import ContainerRuntime as ContainerRuntime

@@ -127,6 +127,12 @@ def probe(ask: Questions) -> Host:
     )
 
 
+def gpus(ask: Questions) -> Fact[tuple[Gpu, ...]]:
+    """The GPUs alone, as NVML tells of them now."""
+    found = gather({"nvml": partial(nvml.nvml, ask)}, nvml.LIMIT_S)["nvml"]
+    return found if isinstance(found, Unknown) else found.gpus
+
+
 def load(path: Path) -> Host:
     """A host that `deployer check --json` saved, alone or inside its report. Raises QuestionError."""
     try:

@@ -6,6 +6,7 @@ from deployer.plan.acceptance import events as events
 from deployer.plan.acceptance import healthy as healthy
 from deployer.plan.acceptance import piece_of as piece_of
 from deployer.plan.acceptance import trust as trust
+from deployer.plan.again import again as again
 from deployer.plan.apply import World as World
 from deployer.plan.apply import already_up as already_up
 from deployer.plan.apply import apply as apply
@@ -21,6 +22,8 @@ from deployer.plan.record import Record as Record
 from deployer.plan.record import forget as forget
 from deployer.plan.record import load_record as load_record
 from deployer.plan.record import records as records
+from deployer.plan.release import Released as Released
+from deployer.plan.release import release as release
 from deployer.plan.resolve import Choice as Choice
 from deployer.plan.resolve import choose_runtime as choose_runtime
 from deployer.plan.resolve import rank as rank

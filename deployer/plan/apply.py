@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
@@ -112,7 +113,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Ready():
                     loaded = -time.monotonic()
                     try:
-                        _wait(step, choice.engine, world, failed.situation(choice, world.facts))
+                        wait(step, choice.engine, world, partial(failed.situation, choice, world.facts))
                     except EngineDied as error:
                         if choice is not asked:
                             raise
@@ -143,6 +144,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
         launch=started,
         context=choice.context,
         concurrency=choice.concurrency,
+        engine=choice.engine.name,
         certificate=str(accepted.certificate) if accepted.certificate else None,
     )
     save_record(world.home, record)
@@ -264,7 +266,7 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
         undo.callback(world.runtime.stop, step.launch.unit)
         return
     door.prepare(choice, world.home)
-    _await_port(step.launch.port)
+    await_port(step.launch.port)
     undo.callback(world.runtime.stop, step.launch.unit)
     try:
         world.runtime.start(step.launch)
@@ -272,7 +274,8 @@ def _start(step: Start, choice: Choice, world: World, undo: contextlib.ExitStack
         raise failed.unstarted(error, failed.situation(choice, world.facts)) from error
 
 
-def _await_port(port: int) -> None:
+def await_port(port: int) -> None:
+    """Waits a moment until 127.0.0.1:`port` is free. Raises LaunchError with who holds it."""
     deadline = time.monotonic() + 5  # what was just stopped may hold it for a moment
     while not port_free(port):
         if time.monotonic() > deadline:
@@ -283,7 +286,7 @@ def _await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def _wait(step: Ready, engine: Engine, world: World, at: Situation) -> None:
+def wait(step: Ready, engine: Engine, world: World, at: Callable[[], Situation]) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
@@ -302,13 +305,13 @@ def _wait(step: Ready, engine: Engine, world: World, at: Situation) -> None:
                 looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
-                    raise failed.died(at, world, unit.exit if unit else None)
+                    raise failed.died(at(), world, unit.exit if unit else None)
                 seen = world.runtime.pulse(step.unit)
                 if seen != pulse:
                     pulse, moved = seen, now
                 world.progress.amount("loading", int(now - begin), None, "s")
                 if now - moved > world.stall:
-                    raise failed.stuck(at, world)
+                    raise failed.stuck(at(), world)
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from deployer._version import __version__
 from deployer.errors import LaunchError, QuestionError
 from deployer.home import Home, write_whole
 from deployer.plan import keys
@@ -29,7 +30,7 @@ def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> d
         "replicas": [replica], "prompt": asked.prompt, "overflow": asked.overflow,
     }  # fmt: skip
     return {
-        "deployment": choice.name, "generation": generation, "models": [model],
+        "deployment": choice.name, "version": __version__, "generation": generation, "models": [model],
         "open": choice.profile.serving.api_key == "none", "queue": asked.queue, "wait": asked.wait,
         "body": asked.body, "cors": list(asked.cors), "log_prompts": asked.log == "prompts",
         "safety": _safety(asked.safety), "remote": _remote(asked.remote, inside),

@@ -28,6 +28,7 @@ class Record:
     launch: Launch
     context: int | None = None
     concurrency: int | None = None
+    engine: str | None = None
     certificate: str | None = None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from deployer import checks, images, models
+from deployer.checks.base import route
 from deployer.engines import Engine, engine
 from deployer.errors import BuildError, QuestionError, Refused
 from deployer.frozen import dataclass
@@ -221,11 +222,12 @@ def _names(host: Host, taken: Sequence[Gpu]) -> tuple[tuple[str, ...], str | Non
     half = any(
         isinstance(g.compute_capability, str) and not at_least(g.compute_capability, "8.0") for g in taken
     )
-    cdi = isinstance(host.runtime, ContainerRuntime) and host.runtime.cdi_gpus
+    way = route(host) or "hook"
+    cdi = host.runtime.cdi_gpus if isinstance(host.runtime, ContainerRuntime) else ()
     names = [str(g.uuid) for g in taken]
     if cdi and not set(names) <= set(cdi):
         names = [_place(gpu, host) for gpu in taken]
-    return tuple(names), "cdi" if cdi else "nvidia", half
+    return tuple(names), way, half
 
 
 def _place(gpu: Gpu, host: Host) -> str:

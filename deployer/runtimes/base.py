@@ -13,7 +13,18 @@ from typing import Any, Protocol
 
 from deployer.frozen import dataclass
 from deployer.progress import Progress
+from deployer.runtimes.living import Member
 
+# For every part: nothing is fetched, and nothing is told to anybody.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
 ENGINE_PORT = "{engine_port}"  # in arguments: a port that the runtime chooses when it starts the unit
 
 
@@ -128,6 +139,28 @@ class Inside:
     engine_url: str
 
 
+@dataclass(frozen=True)
+class About:
+    """A part as it is. `program` is an image reference or a path, `identity` the image's id.
+
+    `labels` are the image's own, `networks` its addresses by network, `limits` what holds it, by name; both runtimes
+    give what the kernel says of its main process.
+    """
+
+    role: str
+    state: str
+    program: str
+    arguments: tuple[str, ...]
+    pids: tuple[int, ...]
+    limits: Mapping[str, str]
+    id: str | None = None
+    identity: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    gpus: tuple[str, ...] = ()
+    networks: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
 class Runtime(Protocol):
     """One way to run units. Methods raise LaunchError or RuntimeUnavailable with a hint."""
 
@@ -153,6 +186,15 @@ class Runtime(Protocol):
 
     def resident(self, unit: str) -> int | None:
         """Bytes of memory that the engine's processes hold, files that they map included; None when it cannot tell."""
+
+    def members(self, unit: str) -> tuple[Member, ...]:
+        """The unit's processes on this machine, with all their children; none where the engine is elsewhere."""
+
+    def about(self, unit: str) -> tuple[About, ...]:
+        """What runs now of each part, asked of the kernel and of the engine, in the parts' order."""
+
+    def keep(self, unit: str) -> bool:
+        """Whether the runtime itself brings the unit back after a reboot, now that it is asked to or not any more."""
 
     def stop(self, unit: str) -> None:
         """Ends the unit with its children, waits until it is gone, and leaves nothing of it."""

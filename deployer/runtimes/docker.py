@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployer.errors import LaunchError, RuntimeUnavailable
-from deployer.home import Home
+from deployer.home import Home, write_whole
 from deployer.progress import Progress
+from deployer.runtimes import service
 from deployer.runtimes.base import (
+    About,
     Inside,
     Launch,
     Mount,
     Once,
-    Part,
     Unit,
     ending,
     errors_in,
@@ -32,18 +33,17 @@ from deployer.runtimes.base import (
     resident,
     watched,
 )
-from deployer.runtimes.shell import PORT, as_command
-from deployer.sizing.memory import SHARED
+from deployer.runtimes.container import LABEL, PIDS, PORT, SCRATCH, Ground, create, described
+from deployer.runtimes.living import Member, in_containers
+from deployer.runtimes.shell import as_commands
 
 if TYPE_CHECKING:
     import docker as sdk
 
 USER = 10001  # of the images in images/
-_LABEL = "io.deployer"
 _STOP_S = 10
+_BUILTIN = (1, 42)  # the Engine API from which `seccomp=builtin` is known: Docker 23.0
 _CONFIG = "/run/deployer"
-_SCRATCH = "size=1g,mode=1777"  # Docker adds noexec, nosuid, nodev
-_COMPILED = "size=8g,mode=1777,exec"  # for engines that compile kernels at their start
 
 
 class DockerRuntime:
@@ -56,6 +56,7 @@ class DockerRuntime:
         self._address = address
         self._client: sdk.DockerClient | None = None
         self._tag = hashlib.sha256(str(home.root).encode()).hexdigest()[:6]
+        self._filters: bool | None = None
 
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
@@ -75,6 +76,17 @@ class DockerRuntime:
         return (Mount(str(told), _CONFIG), Mount(str(told / "state"), f"{_CONFIG}/state", writable=True))
 
     def start(self, launch: Launch) -> None:
+        try:
+            self._start(launch)
+        except LaunchError as error:
+            # an engine that is in a container itself may not raise limits; NCCL has other ways then
+            if "setting rlimit" not in error.message or not self._ground(launch.unit).limits:
+                raise
+            self.stop(launch.unit)
+            write_whole(self._unlifted(launch.unit), b"", 0o600)
+            self._start(launch)
+
+    def _start(self, launch: Launch) -> None:
         import docker.errors
 
         self._share(self._home.write_for_gateway(launch.unit, "gateway.json", launch.told))
@@ -87,11 +99,12 @@ class DockerRuntime:
                     aside.submit(self._ensure_network, launch.unit, inner, launch.outside)
                     for inner in ((True, False) if behind else (False,))
                 ]
-                made = [client.api.create_container(**self._create(launch, part)) for part in launch.parts]
+                ground = self._ground(launch.unit)
+                made = [client.api.create_container(**create(launch, part, ground)) for part in launch.parts]
                 for network in networks:
                     network.result()
             if behind:
-                client.networks.get(self._network(launch.unit, inner=True)).connect(made[-1]["Id"])
+                client.networks.get(ground.network(launch.unit, inner=True)).connect(made[-1]["Id"])
             for container in made:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
@@ -104,32 +117,46 @@ class DockerRuntime:
     def units(self) -> tuple[Unit, ...]:
         found: dict[str, list[dict[str, Any]]] = {}
         for container in self._containers():
-            found.setdefault(container["Labels"][f"{_LABEL}.unit"], []).append(container)
+            found.setdefault(container["Labels"][f"{LABEL}.unit"], []).append(container)
         return tuple(self._unit(name, containers) for name, containers in sorted(found.items()))
 
     def pulse(self, unit: str) -> Hashable:
         signs: list[Hashable] = []
-        for container in self._containers(unit):
-            about = self._engine().api.inspect_container(container["Id"])
-            pid = about["State"]["Pid"]
+        for id_, members in self._living(unit).items():
             try:
-                log = Path(about["LogPath"]).stat().st_size
+                log = Path(self._engine().api.inspect_container(id_)["LogPath"]).stat().st_size
             except OSError:
-                log = len(self._engine().api.logs(container["Id"], tail=2000))
-            try:
-                memory = Path(f"/proc/{pid}/statm").read_text()
-            except OSError:
-                memory = ""
-            signs.append((pid, log, memory))
+                log = len(self._engine().api.logs(id_, tail=2000))
+            pids = tuple(one.pid for one in members)
+            signs.append((pids, log, resident(pids)))
         return tuple(signs)
 
     def resident(self, unit: str) -> int | None:
-        pids = [
-            self._engine().api.inspect_container(container["Id"])["State"]["Pid"]
-            for container in self._containers(unit)
-            if container["Labels"].get(f"{_LABEL}.role") == "engine"
-        ]
-        return resident(pids) or None  # the engine may be on another machine
+        living = self._living(unit, "engine").values()
+        return resident(one.pid for members in living for one in members) or None  # it may be on another machine
+
+    def members(self, unit: str) -> tuple[Member, ...]:
+        return tuple(one for members in self._living(unit).values() for one in members)
+
+    def _living(self, unit: str, role: str | None = None) -> dict[str, tuple[Member, ...]]:
+        """Processes by the id of their container; of one role, or of all."""
+        found = self._containers(unit)
+        return in_containers([c["Id"] for c in found if role in (None, c["Labels"].get(f"{LABEL}.role"))])
+
+    def about(self, unit: str) -> tuple[About, ...]:
+        api = self._engine().api
+        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
+        members = in_containers([container["Id"] for container in containers])
+        raw = [api.inspect_container(container["Id"]) for container in containers]
+        images = [self._engine().images.get(one["Image"]).attrs for one in raw]
+        return tuple(described(*all_, members[all_[0]["Id"]]) for all_ in zip(raw, images, strict=True))
+
+    def keep(self, unit: str) -> bool:
+        on = service.kept(self._home, unit)
+        for container in self._containers(unit):
+            policy: Any = {"Name": "unless-stopped" if on else "no"}
+            self._engine().api.update_container(container["Id"], restart_policy=policy)
+        return on
 
     def stop(self, unit: str) -> None:
         import docker.errors
@@ -142,13 +169,14 @@ class DockerRuntime:
                 client.api.remove_container(container["Id"], force=True)
             except docker.errors.NotFound:
                 continue
-        for network in client.networks.list(filters={"label": f"{_LABEL}.network={self._tag}-{unit}"}):
+        for network in client.networks.list(filters={"label": f"{LABEL}.network={self._tag}-{unit}"}):
             network.remove()
+        self._unlifted(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
-        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{_LABEL}.order"])
+        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
         for container in containers:
-            prefix = f"{container['Labels'][f'{_LABEL}.role']} | " if len(containers) > 1 else ""
+            prefix = f"{container['Labels'][f'{LABEL}.role']} | " if len(containers) > 1 else ""
             if follow and container is not containers[0]:
                 return  # the engine is what people follow
             stream = self._engine().api.logs(
@@ -157,7 +185,7 @@ class DockerRuntime:
             yield from (prefix + line for line in _lines(stream))
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
-        return tuple(as_command(self._create(launch, part), part) for part in launch.parts)
+        return as_commands(launch, self._ground(launch.unit))
 
     def has_image(self, reference: str) -> bool:
         import docker.errors
@@ -173,9 +201,9 @@ class DockerRuntime:
 
         engine = self._engine()
         mine = hashlib.sha256(job.purpose.encode()).hexdigest()[:12]
-        for left in engine.api.containers(all=True, filters={"label": f"{_LABEL}.once={self._tag}"}):
+        for left in engine.api.containers(all=True, filters={"label": f"{LABEL}.once={self._tag}"}):
             labels = left["Labels"]  # of a command that was killed
-            if labels.get(f"{_LABEL}.purpose") == mine or not Path("/proc", labels.get(f"{_LABEL}.pid", "-")).exists():
+            if labels.get(f"{LABEL}.purpose") == mine or not Path("/proc", labels.get(f"{LABEL}.pid", "-")).exists():
                 engine.api.remove_container(left["Id"], force=True)
         outside = [job.paths[key] for key in job.writable] if os.geteuid() == 0 else []
         paths = {key: f"/{key}/{path.name}" if path.is_file() else f"/{key}" for key, path in job.paths.items()}
@@ -196,12 +224,13 @@ class DockerRuntime:
                 user=self._user(),
                 network_mode="none",
                 read_only=True,
-                tmpfs={"/tmp": _SCRATCH},
+                tmpfs={"/tmp": SCRATCH},
                 cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                pids_limit=2048,
+                security_opt=self._ground("").security,
+                init=True,
+                pids_limit=PIDS,
                 labels={
-                    f"{_LABEL}.once": self._tag, f"{_LABEL}.purpose": mine, f"{_LABEL}.pid": str(os.getpid()),
+                    f"{LABEL}.once": self._tag, f"{LABEL}.purpose": mine, f"{LABEL}.pid": str(os.getpid()),
                 },
             )  # fmt: skip
             container.start()
@@ -222,7 +251,7 @@ class DockerRuntime:
 
         container = None
         try:
-            labels = {f"{_LABEL}.once": self._tag, f"{_LABEL}.pid": str(os.getpid())}
+            labels = {f"{LABEL}.once": self._tag, f"{LABEL}.pid": str(os.getpid())}
             container = self._engine().containers.create(program, labels=labels)
             pieces, _ = container.get_archive(f"{folder}/{name}")
             with (scratch / f"{name}.tar").open("w+b") as file:
@@ -258,7 +287,7 @@ class DockerRuntime:
     def _containers(self, unit: str | None = None) -> list[dict[str, Any]]:
         import requests
 
-        wanted = [f"{_LABEL}.home={self._tag}", *([f"{_LABEL}.unit={unit}"] if unit else [])]
+        wanted = [f"{LABEL}.home={self._tag}", *([f"{LABEL}.unit={unit}"] if unit else [])]
         try:
             found: list[dict[str, Any]] = self._engine().api.containers(all=True, filters={"label": wanted})
         except requests.exceptions.RequestException as error:
@@ -270,7 +299,7 @@ class DockerRuntime:
 
     def _unit(self, name: str, containers: list[dict[str, Any]]) -> Unit:
         labels = containers[0]["Labels"]
-        whole = len(containers) == int(labels[f"{_LABEL}.parts"])
+        whole = len(containers) == int(labels[f"{LABEL}.parts"])
         running = all(c["State"] == "running" for c in containers)
         ended = next((c["Status"] for c in containers if c["State"] != "running"), None)
         state = "running" if running and whole else "stopped" if not any(
@@ -279,76 +308,54 @@ class DockerRuntime:
         return Unit(
             name,
             state,
-            labels[f"{_LABEL}.fingerprint"],
-            int(labels[f"{_LABEL}.generation"]),
+            labels[f"{LABEL}.fingerprint"],
+            int(labels[f"{LABEL}.generation"]),
             self.name,
-            int(labels[f"{_LABEL}.port"]),
+            int(labels[f"{LABEL}.port"]),
             ended,
         )
-
-    def _create(self, launch: Launch, part: Part) -> dict[str, Any]:
-        """The arguments of `create_container`."""
-        from docker.types import DeviceRequest, HostConfig, LogConfig
-
-        public = part is launch.parts[-1]
-        network = self._network(launch.unit, inner=not public)
-        devices = []
-        if part.gpus and part.gpu_injection == "cdi":
-            names = [f"nvidia.com/gpu={gpu}" for gpu in part.gpus]
-            devices = [DeviceRequest(driver="cdi", device_ids=names)]
-        elif part.gpus:
-            devices = [DeviceRequest(device_ids=list(part.gpus), capabilities=[["gpu"]])]
-        host: dict[str, Any] = HostConfig(
-            version="1.41",
-            binds=[f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts],
-            port_bindings={f"{PORT}/tcp": (launch.address, launch.port)} if public else None,
-            network_mode=network,
-            read_only=True,
-            tmpfs={"/tmp": _COMPILED if part.compiles else _SCRATCH},
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            pids_limit=2048,
-            shm_size=SHARED if len(part.gpus) > 1 else None,
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
-            device_requests=devices or None,
-        )
-        order = launch.parts.index(part)
-        return {
-            "image": part.image,
-            "command": list(part.arguments[1:]),
-            "name": f"deployer-{launch.unit}-g{launch.generation}-{part.role}-{self._tag}",
-            "user": self._user(),
-            "environment": {**part.environment, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
-            "ports": [PORT] if public else None,
-            "host_config": host,
-            "networking_config": None if public else {"EndpointsConfig": {network: {"Aliases": [part.role]}}},
-            "labels": {
-                f"{_LABEL}.home": self._tag,
-                f"{_LABEL}.unit": launch.unit,
-                f"{_LABEL}.role": part.role,
-                f"{_LABEL}.order": str(order),
-                f"{_LABEL}.parts": str(len(launch.parts)),
-                f"{_LABEL}.generation": str(launch.generation),
-                f"{_LABEL}.port": str(launch.port),
-                f"{_LABEL}.fingerprint": launch.fingerprint,
-            },
-        }
-
-    def _network(self, unit: str, *, inner: bool) -> str:
-        return f"deployer-{unit}-{self._tag}" + ("-inner" if inner else "")
 
     def _ensure_network(self, unit: str, inner: bool, outside: bool) -> None:
         import docker.errors
 
-        name = self._network(unit, inner=inner)
-        options = {} if inner or outside else {"com.docker.network.bridge.enable_ip_masquerade": "false"}
-        label = {f"{_LABEL}.network": f"{self._tag}-{unit}"}
+        ground = self._ground(unit)
+        name, options = ground.network(unit, inner=inner), ground.options(inner=inner, outside=outside)
+        label = {f"{LABEL}.network": f"{self._tag}-{unit}"}
         client = self._engine()
         if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too
             try:
                 client.networks.create(name, driver="bridge", internal=inner, options=options, labels=label)
-            except docker.errors.APIError:  # Podman does not know the option; its network then leads out
+            except docker.errors.APIError:
+                # Podman does not know these options; its network then leads out, or to this host
                 client.networks.create(name, driver="bridge", internal=inner, labels=label)
+
+    def _ground(self, unit: str) -> Ground:
+        limits = not self._rootless() and not self._unlifted(unit).exists()  # without root nobody raises them
+        return Ground(self._tag, self._user(), self._seccomp(), limits, service.kept(self._home, unit))
+
+    def _unlifted(self, unit: str) -> Path:
+        """There while the unit runs without the limits that it should have."""
+        return self._home.deployment(unit) / "limits-not-lifted"
+
+    def _seccomp(self) -> bool:
+        """Whether the engine knows `seccomp=builtin`; taken for granted where none answers: nothing starts there.
+
+        Raises LaunchError where it does not know it and is configured to filter nothing.
+        """
+        if self._filters is None:
+            try:
+                about = self._engine().version()
+            except RuntimeUnavailable:
+                return True
+            podman = any(part.get("Name") == "Podman Engine" for part in about.get("Components") or ())
+            self._filters = not podman and tuple(map(int, about["ApiVersion"].split("."))) >= _BUILTIN
+            said = "" if self._filters else ",".join(self._engine().info().get("SecurityOptions") or ())
+            if not self._filters and (not re.search(r"name=seccomp\b", said) or "profile=unconfined" in said):
+                raise LaunchError(
+                    "the container engine filters no system calls: containers would run without seccomp",
+                    hint="take `seccomp-profile` out of /etc/docker/daemon.json, or install Docker 23 or later",
+                )
+        return self._filters
 
     def _user(self) -> str:
         """The user inside: this one, or for root the images' own; root where the engine itself is rootless."""

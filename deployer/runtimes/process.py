@@ -1,13 +1,14 @@
 """The embedded runtime: programs of a unit as supervised, detached processes of this user.
 
-What runs is found by a mark in the environment of its processes, so that no file can be out of date. There
-is no isolation from the network or from other programs of the same user; containers give that.
+What runs is found by a mark in the environment of its processes, so that no file can be out of date. The supervisor
+confines them as far as that goes without containers; docs/security.md says what it does not give.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from deployer.progress import Progress
 from deployer.runtimes import supervisor
 from deployer.runtimes.base import (
     ENGINE_PORT,
+    OFFLINE,
+    About,
     Inside,
     Launch,
     Mount,
@@ -34,6 +37,7 @@ from deployer.runtimes.base import (
     resident,
     watched,
 )
+from deployer.runtimes.living import Member, confinement, family
 
 _MARK = "DEPLOYER_UNIT"
 
@@ -78,13 +82,14 @@ class ProcessRuntime:
             for key, value in self._environment.items()
             if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
         }
-        environment |= {
-            _MARK: self._mark(unit),
-            "DEPLOYER_PART": "supervisor",
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        }
-        with (folder / "log").open("ab") as log:
-            log.truncate(0)
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
+        environment |= {**OFFLINE, _MARK: self._mark(unit), "DEPLOYER_PART": "supervisor"}
+        environment |= {"HOME": str(scratch), "TMPDIR": str(scratch)}  # all that the engine may write
+        (folder / "log").unlink(missing_ok=True)
+        private = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        with os.fdopen(private, "wb") as log:
             subprocess.Popen(
                 [sys.executable, "-I", supervisor.__file__, str(folder / "process.json")],
                 env=environment,
@@ -130,6 +135,26 @@ class ProcessRuntime:
     def resident(self, unit: str) -> int | None:
         return resident(pid for pid, part in self._marked(unit) if part == "engine") or None
 
+    def members(self, unit: str) -> tuple[Member, ...]:
+        return family([pid for pid, _ in self._marked(unit)])
+
+    def about(self, unit: str) -> tuple[About, ...]:
+        spec = read_json(self._home.deployment(unit) / "process.json") or {"parts": []}
+        pids = {part: pid for pid, part in self._marked(unit)}
+        found = []
+        for part in spec["parts"]:
+            pid = pids.get(part["role"])
+            words = _words(pid) or part["arguments"]
+            confined = part["role"] == "engine" and supervisor.landlock()
+            limits = {"landlock": str(confined or "none"), **(confinement(pid) if pid else {})}
+            own = tuple(one.pid for one in family([pid])) if pid else ()
+            state = "running" if pid else "stopped"
+            found.append(About(part["role"], state, words[0], tuple(words[1:]), own, limits, gpus=tuple(part["gpus"])))
+        return tuple(found)
+
+    def keep(self, unit: str) -> bool:
+        return False
+
     def stop(self, unit: str) -> None:
         for pid, part in self._marked(unit):
             if part == "supervisor":
@@ -147,6 +172,7 @@ class ProcessRuntime:
                 )
             time.sleep(0.05)
         (self._home.deployment(unit) / "process.json").unlink(missing_ok=True)
+        shutil.rmtree(self._home.deployment(unit) / "scratch", ignore_errors=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         path = self._home.deployment(unit) / "log"
@@ -163,12 +189,12 @@ class ProcessRuntime:
                     time.sleep(0.2)
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
-        return tuple(
-            " ".join(
-                [*(f"{k}={shlex.quote(v)}" for k, v in part.environment.items()), shlex.join(part.arguments)]
-            )
-            for part in launch.parts
-        )
+        lines = []
+        for part in launch.parts:
+            words = [word.replace(ENGINE_PORT, str(launch.port + 1)) for word in part.arguments]  # any that is free
+            named = (f"{key}={shlex.quote(value)}" for key, value in {**OFFLINE, **part.environment}.items())
+            lines.append(" ".join([*named, shlex.join(words)]))
+        return tuple(lines)
 
     def has_image(self, reference: str) -> bool:
         return False
@@ -180,7 +206,7 @@ class ProcessRuntime:
         environment = {key: value for key, value in self._environment.items() if key in keys}
         with subprocess.Popen(
             [str(Path(job.program).with_name(first)), *rest],
-            env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**environment, **OFFLINE, "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -229,6 +255,13 @@ class ProcessRuntime:
         # other parts may write more while they are ended
         found = [line for line in self.logs(unit, lines=200) if line.startswith("supervisor: ")]
         return found[-1].removeprefix("supervisor: ") if found else None
+
+
+def _words(pid: int | None) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
 
 
 def _footprint(pid: int) -> tuple[int, int]:

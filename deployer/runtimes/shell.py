@@ -1,4 +1,4 @@
-"""A container as the shell command that would start it, for people."""
+"""A unit of containers as shell commands: those that make the same by hand."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from deployer.runtimes.base import Part
+from deployer.runtimes.base import Launch, Part
+from deployer.runtimes.container import LABEL, PORT, Ground, create
 
-PORT = 8080  # inside containers
+
+def as_commands(launch: Launch, ground: Ground) -> tuple[str, ...]:
+    """The networks, then one `docker run` for each part. What the gateway is told lies in the folder that it gets."""
+    inner = len(launch.parts) > 1
+    lines = [_network(launch, ground, inner=one) for one in ((True, False) if inner else (False,))]
+    made = [create(launch, part, ground) for part in launch.parts]
+    lines += [as_command(one, part) for one, part in zip(made, launch.parts, strict=True)]
+    if inner:
+        network = ground.network(launch.unit, inner=True)
+        lines.append(shlex.join(["docker", "network", "connect", network, made[-1]["name"]]))
+    return tuple(lines)
 
 
 def as_command(create: Mapping[str, Any], part: Part) -> str:
     """`docker run` with what the engine is asked to create for `part`."""
     host = create["host_config"]
-    words = ["docker", "run", "-d", "--name", create["name"], "--user", create["user"], "--read-only"]
-    words += ["--tmpfs", f"/tmp:{host['Tmpfs']['/tmp']}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    words += ["--pids-limit", str(host["PidsLimit"]), "--network", host["NetworkMode"]]
+    words = ["docker", "run", "-d", "--name", create["name"], "--user", create["user"], "--init", "--read-only"]
+    words += ["--tmpfs", f"/tmp:{host['Tmpfs']['/tmp']}", "--cap-drop", "ALL"]
+    words += [word for option in host["SecurityOpt"] for word in ("--security-opt", option)]
+    words += ["--pids-limit", str(host["PidsLimit"]), "--ipc", host["IpcMode"], "--network", host["NetworkMode"]]
+    words += ["--log-driver", host["LogConfig"]["Type"]]
+    words += [word for pair in host["LogConfig"]["Config"].items() for word in ("--log-opt", "=".join(pair))]
     if "ShmSize" in host:
         words += ["--shm-size", str(host["ShmSize"])]
+    for limit in host.get("Ulimits") or ():
+        words += ["--ulimit", f"{limit['Name']}={limit['Soft']}:{limit['Hard']}"]
+    if "Runtime" in host:
+        words += ["--runtime", host["Runtime"]]
+    if policy := host.get("RestartPolicy"):
+        words += ["--restart", policy["Name"]]
     if create["networking_config"]:
         words += ["--network-alias", part.role]
     for bindings in (host.get("PortBindings") or {}).values():
@@ -29,6 +49,15 @@ def as_command(create: Mapping[str, Any], part: Part) -> str:
         words += ["-e", f"{key}={value}"]
     if part.gpus and part.gpu_injection == "cdi":
         words += [word for gpu in part.gpus for word in ("--device", f"nvidia.com/gpu={gpu}")]
-    elif part.gpus:
+    elif part.gpus and part.gpu_injection == "hook":
         words += ["--gpus", f'"device={",".join(part.gpus)}"']
+    words += [word for pair in create["labels"].items() for word in ("--label", "=".join(pair))]
     return shlex.join([*words, str(create["image"]), *create["command"]])
+
+
+def _network(launch: Launch, ground: Ground, *, inner: bool) -> str:
+    words = ["docker", "network", "create", *(["--internal"] if inner else [])]
+    options = ground.options(inner=inner, outside=launch.outside)
+    words += [word for pair in options.items() for word in ("--opt", "=".join(pair))]
+    label = f"{LABEL}.network={ground.tag}-{launch.unit}"
+    return shlex.join([*words, "--label", label, ground.network(launch.unit, inner=inner)])

@@ -22,7 +22,8 @@ _CONTEXT = 645 << 20
 # Communication buffers for each GPU when several share every layer: 0.54 against 0.13 GiB (llm-d-planner's runs).
 _COMMUNICATION = {1: 140 << 20, 2: 560 << 20}
 PROMPT_CACHE = 256 << 20  # of llama-server, for earlier prompts; its own 8 GiB would fill small hosts
-SHARED = 1 << 30  # of /dev/shm, for several GPUs: runtimes/docker.py sets it
+# Of /dev/shm, for each of several GPUs: runtimes/container.py sets it. NVIDIA's document of NCCL gives two GPUs 1 GiB.
+_SHARED = 512 << 20
 VLLM_SHARE = 0.92  # gpu_memory_utilization, vLLM's default since 0.11
 SEQUENCES, BATCH = 256, 2048  # vLLM's max_num_seqs and max_num_batched_tokens on cards below 70 GiB
 
@@ -163,7 +164,13 @@ def _vllm(d: Description, use: Use) -> Memory:
 
 def _shared(gpus: int) -> tuple[Part, ...]:
     """Shared memory, where GPUs cannot write to each other: NCCL's, at most what containers are given of it."""
-    return (Part("shared", SHARED, "NCCL's, at most"),) if gpus > 1 else ()
+    size = shared_memory(gpus)
+    return (Part("shared", size, "NCCL's, at most"),) if size else ()
+
+
+def shared_memory(gpus: int) -> int:
+    """Bytes of /dev/shm that the programs of so many GPUs get; 0: what every container has is enough."""
+    return gpus * _SHARED if gpus > 1 else 0
 
 
 def sequences(users: int) -> int:

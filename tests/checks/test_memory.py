@@ -119,15 +119,15 @@ def test_swap(host: Host, outcome: str, found: str, hint: str | None) -> None:
         (memory(RTX, shared=1 << 30), TWO_PROCESSES, "pass", "1.07 GB", None),
         (
             memory(RTX, shared=64 * MIB), TWO_PROCESSES, "warn", "67.1 MB",
-            "sudo mount -o remount,size=1G /dev/shm",
+            "sudo mount -o remount,size=1024M /dev/shm",
         ),
         (
             memory(RTX, shared=None), TWO_PROCESSES, "warn", "no /dev/shm",
-            "sudo mount -t tmpfs -o size=1G shm /dev/shm",
+            "sudo mount -t tmpfs -o size=1024M shm /dev/shm",
         ),
         (memory(RTX, shared=LOST), TWO_PROCESSES, "unknown", "lost", None),
         (replace(RTX, memory=LOST), TWO_PROCESSES, "unknown", "lost", None),
-        (memory(RTX, shared=1), TWO, "skip", "1 GiB of its own", None),
+        (memory(RTX, shared=1), TWO, "skip", "container its own", None),
         (memory(RTX, shared=1), GPU, "skip", "several GPUs", None),
     ],
 )  # fmt: skip
@@ -146,7 +146,7 @@ def test_shared(host: Host, wanted: Profile, outcome: str, found: str, hint: str
         ),
         (system(RTX, limits={}), TWO_PROCESSES, "unknown", "were not read", None),
         (replace(RTX, system=LOST), TWO_PROCESSES, "unknown", "lost", None),
-        (system(RTX, limits={"locked_memory": 1}), TWO, "skip", "the engine's limits", None),
+        (system(RTX, limits={"locked_memory": 1}), TWO, "skip", "lifts the limit", None),
         (system(RTX, limits={"locked_memory": 1}), GPU, "skip", "several GPUs", None),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from deployer.plan import Choice, Step, choose_runtime, keys, rank, resolve, ste
 from deployer.plan.steps import Accept, Build, Convert, Provision, Pull, Ready, Start
 from deployer.profile import Profile
 from deployer.runtimes import Launch, Part, Runtime, runtime
+from deployer.runtimes.base import ENGINE_PORT, OFFLINE
 from tests import hosts
 
 PROFILES = tuple(profile.load(path) for path in profile.shipped())
@@ -346,14 +347,14 @@ def with_gpus(*gpus: Any, cdi: tuple[str, ...] = ()) -> Host:
 @pytest.mark.parametrize(
     ("host", "wanted", "names", "injection", "half"),
     [
-        pytest.param(with_gpus(A), GPU, ("GPU-0000",), "nvidia", False, id="one"),
-        pytest.param(with_gpus(A, B), GPU, ("GPU-1111",), "nvidia", False, id="the freer one"),
-        pytest.param(with_gpus(UNKNOWN, A), GPU, ("GPU-0000",), "nvidia", False, id="known before unknown"),
-        pytest.param(with_gpus(NO_UUID, A), GPU, ("GPU-0000",), "nvidia", False, id="not one that is lost"),
-        pytest.param(with_gpus(A, B), TWO, ("GPU-0000", "GPU-1111"), "nvidia", False, id="two, by index"),
-        pytest.param(with_gpus(A, OLD), GPU, ("GPU-2222",), "nvidia", True, id="float16 on an old one"),
+        pytest.param(with_gpus(A), GPU, ("GPU-0000",), "hook", False, id="one"),
+        pytest.param(with_gpus(A, B), GPU, ("GPU-1111",), "hook", False, id="the freer one"),
+        pytest.param(with_gpus(UNKNOWN, A), GPU, ("GPU-0000",), "hook", False, id="known before unknown"),
+        pytest.param(with_gpus(NO_UUID, A), GPU, ("GPU-0000",), "hook", False, id="not one that is lost"),
+        pytest.param(with_gpus(A, B), TWO, ("GPU-0000", "GPU-1111"), "hook", False, id="two, by index"),
+        pytest.param(with_gpus(A, OLD), GPU, ("GPU-2222",), "hook", True, id="float16 on an old one"),
         pytest.param(
-            with_gpus(A, OLD), TWO, ("GPU-0000", "GPU-2222"), "nvidia", True, id="float16 beside an old"
+            with_gpus(A, OLD), TWO, ("GPU-0000", "GPU-2222"), "hook", True, id="float16 beside an old"
         ),
         pytest.param(with_gpus(A, B, cdi=("0", "1", "all")), GPU, ("1",), "cdi", False, id="CDI by index"),
         pytest.param(
@@ -427,13 +428,15 @@ def test_what_a_dry_run_prints_is_what_start_carries(
     start = start_of(found)
     assert start.commands == start.shell == made(name, home).commands(start.launch)
     lines = plan.describe(found).splitlines()
-    printed = lines[lines.index(f"{found.index(start) + 1}. {start.title}") + 1 :][: len(start.launch.parts)]
-    assert len(start.shell) == len(start.launch.parts)
+    printed = lines[lines.index(f"{found.index(start) + 1}. {start.title}") + 1 :][: len(start.shell)]
+    assert tuple(line.strip() for line in printed) == start.shell
+    printed = [line for line in printed if name == "process" or line.strip().startswith("docker run ")]
     for line, part in zip(printed, start.launch.parts, strict=True):
         words = shlex.split(line.strip())
         if name == "process":
-            assert tuple(words[-len(part.arguments) :]) == part.arguments
-            assert words[: -len(part.arguments)] == [f"{k}={v}" for k, v in part.environment.items()]
+            port = str(start.launch.port + 1)
+            assert tuple(words[-len(part.arguments) :]) == tuple(w.replace(ENGINE_PORT, port) for w in part.arguments)
+            assert words[: -len(part.arguments)] == [f"{k}={v}" for k, v in {**OFFLINE, **part.environment}.items()]
             continue
         assert words[:3] == ["docker", "run", "-d"]
         assert tuple(words[-len(part.arguments) :]) == (part.image, *part.arguments[1:])

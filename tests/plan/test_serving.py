@@ -112,5 +112,7 @@ def test_vllm_is_told_all_of_it_and_may_run_what_it_compiles(home: Home) -> None
     assert told["--tensor-parallel-size"] == "2" and told["--max-num-seqs"] == "32"
     assert told["--max-model-len"] == str(found.context) and found.context > 512
     assert told["--gpu-memory-utilization"] == "0.92" and told["--kv-cache-dtype"] == "fp8"
-    assert part.compiles and "exec" in start.shell[0].split("--tmpfs ")[1].split()[0]
+    (line, _) = [line for line in start.shell if line.startswith("docker run ")]
+    assert part.compiles and "exec" in line.split("--tmpfs ")[1].split()[0]
+    assert f"--shm-size {1 << 30} --ulimit memlock=-1:-1 --ulimit stack=67108864:67108864" in line
     assert not start.launch.parts[1].compiles  # the gateway in front of it

@@ -17,7 +17,7 @@ from tests.checks.rows import GPU, TWO
 
 
 @pytest.mark.parametrize(
-    ("devices", "injection"), [((), "nvidia"), (("0:0", "0:1", "MIG-aaaa", "MIG-bbbb", "all"), "cdi")]
+    ("devices", "injection"), [((), "hook"), (("0:0", "0:1", "MIG-aaaa", "MIG-bbbb", "all"), "cdi")]
 )
 def test_pain_10_a_profile_for_one_gpu_gets_a_slice_by_its_uuid(
     devices: tuple[str, ...], injection: str, tmp_path: Path

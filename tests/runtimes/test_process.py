@@ -19,7 +19,7 @@ from deployer.errors import LaunchError
 from deployer.home import Home
 from deployer.progress import Silent
 from deployer.runtimes import Launch, Once, Part, ProcessRuntime
-from deployer.runtimes.base import fill, port_free
+from deployer.runtimes.base import OFFLINE, fill, port_free
 from deployer.runtimes.supervisor import GRACE_S, SETTLED_S
 from tests.servers import unused_port, wait_until
 
@@ -196,7 +196,7 @@ def test_only_what_is_meant_for_it_reaches_a_program(home: Home) -> None:
         assert environment["PATH"] == os.environ["PATH"]
         assert environment["LANG"] == "C.UTF-8"
         assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-        known = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "HF_HUB_OFFLINE", "CUDA_DEVICE_ORDER"}
+        known = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", *OFFLINE}
         assert {k for k in environment if k not in known and not k.startswith("DEPLOYER_")} <= {"LC_CTYPE"}
         assert "secret" not in str(environment)
     finally:

@@ -118,7 +118,8 @@ def device(
                 for here, there in mounts
             ],
         }
-        names = [*(str(n) for n in range(len(place.said["gpus"]))), "all"]
+        uuids = [gpu["uuid"] for gpu in json.loads(place.description.read_text())["gpus"]]
+        names = [*(str(n) for n in range(len(uuids))), *uuids, "all"]
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(
             json.dumps(

@@ -316,19 +316,30 @@ int nvmlDeviceGetGpuFabricInfoV(device *gpu, struct fabric *answer) {
     return SUCCESS;
 }
 
+/* "while": the path of a file, of which the entry is listed as long as it is there. */
+static int listed_now(const struct value *entry) {
+    const char *path = text(entry, "while");
+    return !path || !access(path, F_OK);
+}
+
 static int processes(device *gpu, const char *key, uint32_t *count, struct process *answer) {
     const struct value *said = find(gpu, key);
     uint32_t room = *count, n = 0;
     if (!said)
         return NOT_SUPPORTED;
-    *count = (uint32_t)length(said);
+    *count = 0;
+    for (const struct value *it = said->first; it; it = it->next)
+        *count += (uint32_t)listed_now(it);
     if (!answer || room < *count)
         return *count ? INSUFFICIENT_SIZE : SUCCESS;
-    for (const struct value *it = said->first; it; it = it->next, n++) {
+    for (const struct value *it = said->first; it && n < *count; it = it->next) {
+        if (!listed_now(it))
+            continue;
         const struct value *memory = find(it, "memory"); /* unknown under WSL and to others than root under MIG */
-        answer[n] = (struct process){(uint32_t)number(it, "pid", 0), memory ? (uint64_t)memory->number : UINT64_MAX,
-                                     UINT32_MAX, UINT32_MAX};
+        answer[n++] = (struct process){(uint32_t)number(it, "pid", 0), memory ? (uint64_t)memory->number : UINT64_MAX,
+                                       UINT32_MAX, UINT32_MAX};
     }
+    *count = n;
     return SUCCESS;
 }
 
