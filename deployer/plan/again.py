@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from deployer import profile
 from deployer.engines import engine
-from deployer.errors import DeployerError, ProfileError, QuestionError
+from deployer.errors import DeployerError, LaunchError, QuestionError
 from deployer.plan.acceptance import healthy
 from deployer.plan.apply import World, await_port, wait
 from deployer.plan.failed import of_record
@@ -38,17 +39,18 @@ def again(record: Record, world: World) -> float | None:
             await_port(record.launch.port)
             runtime.start(record.launch)
         certificate = Path(record.certificate) if record.certificate else None
-        step = Ready(record.name, record.url.removesuffix("/v1"), certificate)
-        wait(step, engine(record.engine), world, _situation(record, world))
+        ready = Ready(record.name, record.url.removesuffix("/v1"), certificate)
+        wait(ready, engine(record.engine), world, partial(_situation, record, world))
     except (DeployerError, KeyboardInterrupt):
         runtime.stop(record.name)
         raise
     return time.monotonic() - begin
 
 
-def _situation(record: Record, world: World) -> Situation | None:
-    """For the words about a failure; None where the profile is not there any more."""
+def _situation(record: Record, world: World) -> Situation:
+    """What explains the failure; only for that is the profile read, which may be gone."""
     try:
         return of_record(record, world.facts, profile.load(Path(record.profile)))
-    except (ProfileError, QuestionError):
-        return None
+    except DeployerError as error:
+        said = tuple(world.runtime.logs(record.name, lines=20))
+        raise LaunchError(f"{record.name} did not come up", evidence=said, hint=error.message) from error

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from deployer import compat, host, images, models, sizing
 from deployer.engines import Engine
@@ -112,7 +113,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
                 case Ready():
                     loaded = -time.monotonic()
                     try:
-                        wait(step, choice.engine, world, failed.situation(choice, world.facts))
+                        wait(step, choice.engine, world, partial(failed.situation, choice, world.facts))
                     except EngineDied as error:
                         if choice is not asked:
                             raise
@@ -285,7 +286,7 @@ def await_port(port: int) -> None:
         time.sleep(0.1)
 
 
-def wait(step: Ready, engine: Engine, world: World, at: Situation | None) -> None:
+def wait(step: Ready, engine: Engine, world: World, at: Callable[[], Situation]) -> None:
     """Waits as long as the unit makes progress: log, memory or bytes read change."""
     import httpx
 
@@ -304,13 +305,13 @@ def wait(step: Ready, engine: Engine, world: World, at: Situation | None) -> Non
                 looked = now
                 unit = world.runtime.find(step.unit)
                 if unit is None or unit.state != "running":
-                    raise failed.died(step.unit, at, world, unit.exit if unit else None)
+                    raise failed.died(at(), world, unit.exit if unit else None)
                 seen = world.runtime.pulse(step.unit)
                 if seen != pulse:
                     pulse, moved = seen, now
                 world.progress.amount("loading", int(now - begin), None, "s")
                 if now - moved > world.stall:
-                    raise failed.stuck(step.unit, at, world)
+                    raise failed.stuck(at(), world)
             time.sleep(0.02 if now - begin < 5 else 0.2)
 
 

@@ -44,12 +44,12 @@ def situation(choice: Choice, facts: Host) -> Situation:
     )
 
 
-def died(unit: str, at: Situation | None, world: World, how: str | None) -> EngineDied:
-    """The engine's unit ended; `how` is what the runtime says of that. Nothing is explained without a situation."""
-    log, saved = _saved(unit, at, world)
+def died(at: Situation, world: World, how: str | None) -> EngineDied:
+    """The engine's unit ended; `how` is what the runtime says of that."""
+    log, saved = _saved(at, world)
     seen = [*log, *([how] if how and how.startswith("Exited") else [])]
     message = "the engine ended while it was loading"
-    known = explain(seen, at) if at else None
+    known = explain(seen, at)
     if known:
         return EngineDied(f"{message}: {known.cause}", hint=known.fix, evidence=[known.line], log=saved)
     first = first_error(log)
@@ -59,10 +59,10 @@ def died(unit: str, at: Situation | None, world: World, how: str | None) -> Engi
     )
 
 
-def stuck(unit: str, at: Situation | None, world: World) -> EngineStuck:
+def stuck(at: Situation, world: World) -> EngineStuck:
     """The engine lives and does nothing more."""
-    log, saved = _saved(unit, at, world)
-    known = explain(log, at) if at else None
+    log, saved = _saved(at, world)
+    known = explain(log, at)
     message = f"the engine made no progress for {format_duration(world.stall)}"
     if known and known.sure:
         return EngineStuck(f"{message}: {known.cause}", hint=known.fix, evidence=[known.line], log=saved)
@@ -71,7 +71,7 @@ def stuck(unit: str, at: Situation | None, world: World) -> EngineStuck:
 
 def unaccepted(error: AcceptanceFailed, at: Situation, world: World) -> AcceptanceFailed:
     """It answers, and wrongly: what was seen from outside, with what the engine itself said."""
-    log, saved = _saved(at.name, at, world)
+    log, saved = _saved(at, world)
     known = explain(log, at)
     if known and known.sure:
         evidence = [*error.evidence, known.line]
@@ -89,13 +89,12 @@ def unstarted(error: LaunchError, at: Situation) -> LaunchError:
     return LaunchError(f"{at.name} could not be started: {known.cause}", hint=known.fix, evidence=[known.line])
 
 
-def _saved(unit: str, at: Situation | None, world: World) -> tuple[list[str], Path]:
+def _saved(at: Situation, world: World) -> tuple[list[str], Path]:
     """The unit's log, and where it was saved with what was tried: the unit itself will be gone."""
-    log = list(world.runtime.logs(unit, lines=_READ))
-    folder = world.home.deployment(unit)
-    if at:
-        tried = {field: getattr(at, field) for field in _TRIED}
-        write_json(folder / "failed.json", {**tried, "profile": str(at.profile.path)}, 0o600)
+    log = list(world.runtime.logs(at.name, lines=_READ))
+    folder = world.home.deployment(at.name)
+    tried = {field: getattr(at, field) for field in _TRIED}
+    write_json(folder / "failed.json", {**tried, "profile": str(at.profile.path)}, 0o600)
     write_whole(folder / "failed.log", "\n".join([*log, ""]).encode(), 0o600)
     return log, folder / "failed.log"
 

@@ -6,6 +6,7 @@ what would fit; everything above it is real. llama-server itself is in tests/e2e
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -28,7 +29,7 @@ from deployer.plan import Choice, World, apply, before, load_record, resolve, st
 from deployer.plan.smaller import Shortage, recall, shortage
 from deployer.plan.steps import Provision, Step
 from deployer.profile import GpuNeed, Serving
-from deployer.runtimes import ProcessRuntime
+from deployer.runtimes import Launch, ProcessRuntime
 from deployer.sizing import wanted
 from tests import hosts
 from tests.servers import unused_port
@@ -38,11 +39,23 @@ NAMED = {path.stem: profile.load(path) for path in profile.shipped()}
 CARD = hosts.gpu(name="some card", vram=8188, capability="8.9")
 HOST = replace(hosts.RTX, gpus=(CARD,))
 
+
+class Noted(ProcessRuntime):
+    """Each start is noted here: an engine writes nowhere but in its own folder, which the next start empties."""
+
+    file: Path
+
+    def start(self, launch: Launch) -> None:
+        [words] = [part.arguments for part in launch.parts if "--max-model-len" in part.arguments]
+        told = dict(itertools.pairwise(words))
+        with self.file.open("a") as file:
+            print(told["--max-model-len"], told["--max-num-seqs"], told["--gpu-memory-utilization"], file=file)
+        super().start(launch)
+
+
 VLLM = """#!{python}
 import http.server, json, sys
 told = dict(zip(sys.argv, sys.argv[1:]))
-with open({starts!r}, "a") as file:
-    print(told["--max-model-len"], told["--max-num-seqs"], told["--gpu-memory-utilization"], file=file)
 if int(told["--max-model-len"]) > {fits} or float(told["--gpu-memory-utilization"]) > {share}:
     print(open({log!r}).read().replace("HALF", str(int(told["--max-model-len"]) // 2)), flush=True)
     sys.exit(1)
@@ -126,7 +139,7 @@ class Bench:
         (self.folder / "log").write_text(log)
         program = self.folder / "vllm"
         program.write_text(VLLM.format(
-            python=sys.executable, starts=str(self.folder / "starts"), log=str(self.folder / "log"), fits=fits,
+            python=sys.executable, log=str(self.folder / "log"), fits=fits,
             share=share,
         ))  # fmt: skip
         program.chmod(0o755)
@@ -137,7 +150,8 @@ class Bench:
         return replace(made, runtime="process", program=str(program), gateway="gateway")
 
     def world(self, facts: Host = HOST) -> World:
-        runtime = ProcessRuntime(self.home, os.environ)
+        runtime = Noted(self.home, os.environ)
+        runtime.file = self.folder / "starts"
         return World(
             self.home, Web(), BuildSettings("linux/amd64"), runtime, lambda name: runtime, self.heard, facts, 30.0
         )
