@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployer.engines.base import Engine, Job
+from deployer.engines.base import PATIENT, Engine, Job
 
 
 def _arguments(job: Job) -> tuple[str, ...]:
@@ -28,6 +28,7 @@ ENGINE = Engine(
     arguments=_arguments,
     convert={"gguf": "safetensors"},
     environment={
+        **PATIENT,
         "TRANSFORMERS_VERBOSITY": "warning",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
