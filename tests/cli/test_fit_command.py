@@ -60,7 +60,7 @@ def test_a_file_on_this_machine(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_and_what_would(tmp_path: Path) -> None:
     done = run("Qwen3-32B", "--gpu", "L40S", "--engine", "transformers", home=tmp_path)
     assert done.returncode == 1
-    assert "no   transformers on 1 × NVIDIA L40S, BF16: 68.5 GB needed, 46.9 GB there" in done.stdout
+    assert "no   transformers on 1 × NVIDIA L40S, BF16: 68.2 GB needed, 46.9 GB there" in done.stdout
     assert "2 GPUs" in done.stdout and "requirements: {gpu: {count: 2}}" in done.stdout
     done = run("Qwen3-32B", "--gpu", "L40S", "--count", "2", "--engine", "transformers", home=tmp_path)
     assert done.returncode == 0 and "yes  transformers on 2 × NVIDIA L40S" in done.stdout
