@@ -9,9 +9,9 @@ from pathlib import Path
 from deployer import profile
 from deployer.engines import engine
 from deployer.errors import DeployerError, LaunchError, QuestionError
+from deployer.plan import failed
 from deployer.plan.acceptance import healthy
 from deployer.plan.apply import World, await_port, wait
-from deployer.plan.failed import of_record
 from deployer.plan.record import Record
 from deployer.plan.remedies import Situation
 from deployer.plan.steps import Ready
@@ -37,7 +37,10 @@ def again(record: Record, world: World) -> float | None:
             if unit is not None:
                 runtime.stop(record.name)
             await_port(record.launch.port)
-            runtime.start(record.launch)
+            try:
+                runtime.start(record.launch)
+            except LaunchError as error:
+                raise failed.unstarted(error, _situation(record, world)) from error
         certificate = Path(record.certificate) if record.certificate else None
         ready = Ready(record.name, record.url.removesuffix("/v1"), certificate)
         wait(ready, engine(record.engine), world, partial(_situation, record, world))
@@ -50,7 +53,7 @@ def again(record: Record, world: World) -> float | None:
 def _situation(record: Record, world: World) -> Situation:
     """What explains the failure; only for that is the profile read, which may be gone."""
     try:
-        return of_record(record, world.facts, profile.load(Path(record.profile)))
+        return failed.of_record(record, world.facts, profile.load(Path(record.profile)))
     except DeployerError as error:
         said = tuple(world.runtime.logs(record.name, lines=20))
         raise LaunchError(f"{record.name} did not come up", evidence=said, hint=error.message) from error

@@ -183,7 +183,7 @@ class Runtime(Protocol):
         """Everything of this home."""
 
     def pulse(self, unit: str) -> Hashable:
-        """A value that changes while the unit makes progress: log, memory, bytes read."""
+        """A value that changes while the unit's engine makes progress: log, memory, bytes read."""
 
     def resident(self, unit: str) -> int | None:
         """Bytes of memory that the engine's processes hold, files that they map included; None when it cannot tell."""

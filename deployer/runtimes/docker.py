@@ -122,7 +122,7 @@ class DockerRuntime:
 
     def pulse(self, unit: str) -> Hashable:
         signs: list[Hashable] = []
-        for id_, members in self._living(unit).items():
+        for id_, members in self._living(unit, "engine").items():
             try:
                 log = Path(self._engine().api.inspect_container(id_)["LogPath"]).stat().st_size
             except OSError:

@@ -130,7 +130,7 @@ class ProcessRuntime:
             size = (self._home.deployment(unit) / "log").stat().st_size
         except OSError:
             size = 0
-        return size, tuple(_footprint(pid) for pid, _ in self._marked(unit))
+        return size, tuple(_footprint(pid) for pid, part in self._marked(unit) if part == "engine")
 
     def resident(self, unit: str) -> int | None:
         return resident(pid for pid, part in self._marked(unit) if part == "engine") or None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -27,7 +28,7 @@ from deployer.plan.failed import situation, unstarted
 from deployer.plan.steps import Build
 from deployer.profile import Serving
 from deployer.progress import Silent
-from deployer.runtimes import Launch, Part
+from deployer.runtimes import Launch, Part, container
 from deployer.runtimes.docker import DockerRuntime
 from tests import hosts
 from tests.e2e.conftest import Box, docker_reason, profile
@@ -101,10 +102,14 @@ class Limited(DockerRuntime):
 
     limit = 0
 
-    def _create(self, launch: Launch, part: Part) -> dict[str, Any]:
-        made = super()._create(launch, part)
-        made["host_config"] |= {"Memory": self.limit, "MemorySwap": self.limit}
-        return made
+    def start(self, launch: Launch) -> None:
+        def limited(*words: Any) -> dict[str, Any]:
+            made = container.create(*words)
+            made["host_config"] |= {"Memory": self.limit, "MemorySwap": self.limit}
+            return made
+
+        with mock.patch("deployer.runtimes.docker.create", limited):
+            super().start(launch)
 
 
 @pytest.fixture

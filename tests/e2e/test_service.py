@@ -88,7 +88,7 @@ def test_start_says_what_is_missing(box: Box, runtime: str) -> None:
         part["arguments"][0] = "/no/such/llama-server"
     path.write_text(json.dumps(record))
     said = box.run("start", code=1).stderr
-    assert ("deployer up makes it again" if runtime == "docker" else "cannot be started") in said
+    assert ("the image is no longer there" if runtime == "docker" else "cannot be started") in said
     assert box.left() == [], "nothing is left half started"
 
 
