@@ -14,7 +14,7 @@ from starlette.types import Receive, Send
 
 from . import safety
 from .metrics import Request
-from .safety import Judge
+from .safety import Judge, json_object
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date"}
 _TOKEN = re.compile(rb'"(?:content|reasoning_content|reasoning|text|delta|arguments)"\s*:\s*"[^"]')
@@ -129,23 +129,15 @@ async def _read(
 def _count(tail: bytes, request: Request) -> None:
     """The tokens that the engine counted, when it says so at the end of its answer."""
     if found := _USAGE.findall(tail):
-        usage = _object(found[-1])
+        usage = json_object(found[-1])
         request.prompt_tokens = _number(usage, "prompt_tokens", "input_tokens")
         request.completion_tokens = _number(usage, "completion_tokens", "output_tokens")
     elif found := _TIMINGS.findall(tail):  # llama-server, where usage was not asked for
-        timings = _object(found[-1])
+        timings = json_object(found[-1])
         request.prompt_tokens = (_number(timings, "prompt_n") or 0) + (_number(timings, "cache_n") or 0)
         request.completion_tokens = _number(timings, "predicted_n")
     elif request.events:
         request.events = max(1, request.events - 2)  # the last delta, which is empty, and [DONE]
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: dict[str, Any], *names: str) -> int | None:
@@ -161,12 +153,14 @@ class Renamer:
 
     def __init__(self, inner: str, outer: str, *, error: bool = False) -> None:
         self._same = inner == outer
+        self._begun: list[bytes] = []
+        if self._same:
+            return
         spellings = {json.dumps(inner, ensure_ascii=ascii)[1:-1].encode() for ascii in (True, False)}
         old = b"(?:" + b"|".join(re.escape(spelling) for spelling in spellings) + b")"
         # some engines append `@` and a revision; an error is the engine's own text
         self._name = re.compile(b"()" + old if error else rb'("model"\s*:\s*")' + old + rb'(?:@[^"]*)?(?=")')
         self._new = json.dumps(outer)[1:-1].encode()
-        self._begun: list[bytes] = []
 
     def feed(self, piece: bytes) -> bytes:
         if self._same:
@@ -194,7 +188,7 @@ async def error_of(answer: aiohttp.ClientResponse, renamer: Renamer) -> bytes:
     while len(read) < _ERROR and (piece := await answer.content.read(_ERROR - len(read))):
         read += piece
     body = renamer.renamed(read)
-    value = _object(body)
+    value = json_object(body)
     if isinstance(value.get("error"), dict):
         return body
     said = value.get("detail") or value.get("error") or value.get("message") or body.decode(errors="replace")

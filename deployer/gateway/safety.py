@@ -77,7 +77,7 @@ async def asked(judge: Judge, value: dict[str, Any], request: Request) -> None:
 
 async def whole(judge: Judge, body: bytes, request: Request) -> bytes:
     """The answer `body`, without what may not pass."""
-    value = _object(body)
+    value = json_object(body)
     changed = False
     for choice in value.get("choices") or ():
         if await judge.verdict(_of_choice(choice)):
@@ -104,7 +104,7 @@ async def streamed(judge: Judge, pieces: AsyncIterator[bytes], request: Request)
     judged: dict[int, int] = {}
     held: list[tuple[bytes, int, int]] = []  # event, choice, where its text ends
     async for event in _events(pieces):
-        value = _object(event.removeprefix(b"data:"))
+        value = json_object(event.removeprefix(b"data:"))
         last = event.startswith(b"data:") and event[5:].strip() == b"[DONE]"
         choice: Any = next(iter(value.get("choices") or ()), {})
         number = choice.get("index", 0) if isinstance(choice, dict) else 0
@@ -175,7 +175,8 @@ def _text(content: Any) -> str:
                      if isinstance(one, (str, dict)))  # fmt: skip
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def json_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in `text`; an empty one where there is something else."""
     try:
         value = json.loads(text)
     except ValueError:
