@@ -6,7 +6,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e bench bench-images bench-pull bench-sizing bench-gateway docs golden picture
+.PHONY: up down check test lint types unit e2e long bench bench-images bench-pull bench-sizing bench-gateway docs golden picture
 .PHONY: screenshots vendor compat-data images lock clean
 
 up: $(VENV)/.installed
@@ -31,7 +31,11 @@ unit: $(VENV)/.developer
 	$(BIN)/pytest --ignore=tests/e2e $(ARGS)
 
 e2e: $(VENV)/.developer
-	$(BIN)/pytest tests/e2e $(ARGS)
+	$(BIN)/pytest tests/e2e -m "not long" $(ARGS)
+
+# What is too long for every change: llama.cpp compiled twice over.
+long: $(VENV)/.developer
+	$(BIN)/pytest tests/e2e -m long $(ARGS)
 
 bench: $(VENV)/.developer
 	$(BIN)/python benchmarks/run.py

@@ -54,7 +54,7 @@ def built(box: Box, address: str, *words: str) -> tuple[dict[str, Any], str]:
     return row, err
 
 
-@pytest.mark.parametrize("name", ["transformers:cpu", "llamacpp:cpu"])
+@pytest.mark.parametrize("name", ["transformers:cpu", pytest.param("llamacpp:cpu", marks=pytest.mark.long)])
 def test_two_engines_make_the_same_image(box: Box, elsewhere: str, name: str) -> None:
     here = box.json("build", name, timeout=3600)["images"][0]["reference"]
     row, _ = built(box, elsewhere, name)
