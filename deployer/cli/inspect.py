@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deployer import models
+from deployer import models, plan
 from deployer.cli import show
 from deployer.cli.place import Place, place
 from deployer.cli.which import which
@@ -39,13 +39,13 @@ def command(ctx: click.Context, name: str | None, as_json: bool) -> int:
 
 
 def _everything(here: Place, record: Record, runtime: Runtime) -> dict[str, Any]:
-    unit = runtime.find(record.name)
+    units = [unit for name in record.units if (unit := runtime.find(name))]
     model = models.Store(here.home).get(record.model_id)
     return {
-        "record": {**asdict(record), "launch": None, "fingerprint": record.launch.fingerprint},
-        "unit": asdict(unit) if unit else None,
-        "as_accepted": unit is not None and unit.state == "running" and unit.fingerprint == record.launch.fingerprint,
-        "parts": [asdict(part) for part in runtime.about(record.name)],
+        "record": {**asdict(record), "engines": None, "gateway": None, "fingerprint": record.fingerprint},
+        "units": [asdict(unit) for unit in units],
+        "as_accepted": plan.stands(record, runtime),
+        "parts": [asdict(part) for name in record.units for part in runtime.about(name)],
         "model": {
             "id": model.id,
             "source": model.source,
@@ -55,13 +55,14 @@ def _everything(here: Place, record: Record, runtime: Runtime) -> dict[str, Any]
         }
         if model
         else None,
-        "commands": list(runtime.commands(record.launch)),
+        "commands": [line for launch in (*record.engines, record.gateway) for line in runtime.commands(launch)],
     }
 
 
 def _show(found: dict[str, Any]) -> None:
-    record, unit = found["record"], found["unit"]
-    state = f"{unit['state']}, generation {unit['generation']}" if unit else "nothing runs"
+    record, units = found["record"], found["units"]
+    states = ", ".join(sorted({unit["state"] for unit in units})) or "nothing runs"
+    state = f"{states}, generation {record['generation']}"
     note = "" if found["as_accepted"] else "  (not what was accepted)"
     rows = [
         ("deployment", f"{record['name']} on {record['runtime']}: {state}{note}"),

@@ -30,8 +30,11 @@ def command(ctx: click.Context, name: str | None, follow: bool, lines: int | Non
     if explain:
         return _explain(here, name)
     record = which(here, name)
-    for line in here.runtime(record.runtime).logs(record.name, lines=lines, follow=follow):
+    runtime = here.runtime(record.runtime)
+    for line in plan.lines_of(record.units, runtime, lines=lines):
         click.echo(line)
+    for line in runtime.logs(record.engines[0].unit, lines=1, follow=True) if follow else ():
+        click.echo(f"engine | {line}")
     return 0
 
 
@@ -44,10 +47,9 @@ def _explain(here: Place, name: str | None) -> int:
     log: list[str] = []
     if record:
         runs = here.runtime(record.runtime)
-        unit = runs.find(record.name)
-        log = list(runs.logs(record.name, lines=_READ)) if unit else []
-        if unit and unit.exit and unit.exit.startswith("Exited"):
-            log.append(unit.exit)
+        log = list(plan.lines_of(record.units, runs, lines=_READ))
+        ended = (unit.exit for name in record.units if (unit := runs.find(name)))
+        log += [how for how in ended if how and how.startswith("Exited")]
         attempt = attempt if not log else None
     if attempt:
         log = attempt.log.read_text(errors="replace").splitlines()

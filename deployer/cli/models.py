@@ -303,8 +303,14 @@ def _find(store: Store, name: str, *, damaged: bool = False) -> Model:
 
 def _unused(here: Place, one: Model) -> None:
     for record in plan.records(here.home):
+        kept = plan.generation(here.home, record.name, record.kept) if record.kept else None
         if record.model_id == one.id:
             raise Refused(
                 f"the deployment {record.name} was started with {one.id}",
                 hint=f"deployer down {record.name}, or --force",
+            )
+        if kept and kept.model_id == one.id:
+            raise Refused(
+                f"{record.name} can go back to generation {kept.generation}, which has {one.id}",
+                hint="--force, if it need not",
             )

@@ -109,8 +109,21 @@ class Place:
                 about = self.runtime(name).find(unit)
             except RuntimeUnavailable:
                 continue
-            if about and about.state != "stopped":
+            if about and about.port and about.state != "stopped":
                 found.add(about.port)
+        return found
+
+    def members_of(self, unit: str) -> set[int]:
+        """The processes of a deployment, on any runtime, by number."""
+        from deployer import runtimes
+        from deployer.errors import RuntimeUnavailable
+
+        found = set()
+        for name in runtimes.RUNTIMES:
+            try:
+                found |= {one.pid for one in self.runtime(name).members(unit)}
+            except RuntimeUnavailable:
+                continue
         return found
 
     def seen_by(self, facts: host.Host, wanted: Profile, unit: str) -> host.Host:

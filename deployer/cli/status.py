@@ -39,8 +39,9 @@ def command(ctx: click.Context, as_json: bool) -> int:
 
 def _row(here: Place, record: Record) -> dict[str, Any]:
     try:
-        unit = here.runtime(record.runtime).find(record.name)
-        state = "gone" if unit is None else unit.state
+        found = [here.runtime(record.runtime).find(unit) for unit in record.units]
+        states = {unit.state if unit else "gone" for unit in found}
+        state = "running" if states == {"running"} else "dead" if "running" in states else sorted(states)[0]
     except RuntimeUnavailable:
         state = "unknown"
     if state == "running":
@@ -53,7 +54,7 @@ def _row(here: Place, record: Record) -> dict[str, Any]:
         "model": record.model,
         "profile": record.profile,
         "key_file": record.key_file,
-        "generation": record.launch.generation,
+        "generation": record.generation,
         "accepted": record.accepted,
         "first_token_s": record.first_token,
         "tokens_per_s": record.rate,

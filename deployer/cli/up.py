@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import click
 
@@ -10,7 +11,8 @@ from deployer import checks, host, images, plan, profile
 from deployer.cli import show
 from deployer.cli.place import Place, build_options, place
 from deployer.engines import engine
-from deployer.errors import BuildError, Refused
+from deployer.errors import BuildError, QuestionError, Refused
+from deployer.frozen import dataclass
 from deployer.images import buildkit
 from deployer.models.pull import pull
 from deployer.plan import Choice, Record, World
@@ -50,56 +52,109 @@ def command(
     """Bring up PROFILE: check, build, pull, launch, and prove that it answers.
 
     PROFILE is a shipped name or a file; without it the highest-ranked profile that fits this machine is
-    taken. A second `up` of the same profile changes nothing; a changed profile replaces the deployment.
+    taken. A second `up` of the same profile changes nothing; a changed one is brought up beside what runs, accepted,
+    and takes its place without a request lost: deployer rollback goes back.
     After any interruption the same command goes on from where it was.
     """
     here = place(ctx, **ways)
+    wanted, reasons, facts = choose(here, profile_name, name, port)
+    asked = Asked(name or wanted.name, runtime, port, stall, dry_run, as_json)
+    bring(here, asked, wanted, reasons, facts)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line. `drain` in seconds, `share` of the rate of the generation before."""
+
+    name: str
+    runtime: str | None
+    port: int | None
+    stall: float
+    dry_run: bool
+    as_json: bool
+    share: float = 0.0
+    drain: float = plan.DRAIN_S
+
+
+def bring(here: Place, asked: Asked, wanted: Profile, reasons: tuple[str, ...], facts: host.Host) -> None:
+    """Brings the profile up under the name that was asked for, beside or after what runs there."""
     screen = show.Screen(quiet=False)
-    wanted, reasons, facts = _choose(here, profile_name, name, port)
-    label = name or wanted.name
+    label = asked.name
     with here.home.lock(f"deployment-{label}", waiting=lambda who: screen.say(f"waiting for {who}")):
         here.home.sweep()
-        chosen = plan.choose_runtime(facts, wanted, runtime)
+        chosen = plan.choose_runtime(facts, wanted, asked.runtime)
         if chosen[0] == "docker":
             image = images.target(wanted.image, wanted.variant, here.base)
             try:
                 if not here.runtime("docker").has_image(image.reference):
                     buildkit.require_buildx()
             except BuildError as error:
-                chosen = plan.without_images(wanted, runtime, error)
+                chosen = plan.without_images(wanted, asked.runtime, error)
+        now = facts
+        facts = plan.without(facts, here.members_of(label))  # what it holds is free for what takes its place
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
         record = plan.load_record(here.home, label)
-        before = plan.before(here.home, label, wanted, record, facts, screen.say, forget=not dry_run)
-        if not before and not dry_run:
-            facts = _known(here, facts, wanted, screen)
-        choice = plan.resolve(
-            facts,
-            wanted,
-            home=here.home,
-            runtime=chosen,
-            base=here.base,
-            name=name,
-            port=port,
-            reasons=reasons,
-            before=before,
-        )
+        before = plan.before(here.home, label, wanted, record, facts, screen.say, forget=not asked.dry_run)
+        if not before and not asked.dry_run:
+            now = facts = _known(here, facts, wanted, screen)
+        last = record if record and record.runtime == chosen[0] else None
+
+        def resolved(on: host.Host) -> Choice:
+            return plan.resolve(
+                on,
+                wanted,
+                home=here.home,
+                runtime=chosen,
+                base=here.base,
+                name=label,
+                port=asked.port,
+                reasons=reasons,
+                before=before,
+                share=record.share if record and before else None,
+            )
+
+        choice = resolved(facts)
+        ran = last if last and plan.runs(last, runs) else None
+        way = plan.FIRST
+        if ran:
+            choice, way = _beside(choice, ran, now, resolved, asked)
+        numbers = (*plan.generations(here.home, label), *([record.generation] if record else []))
         steps = plan.steps(
-            choice, home=here.home, runtime=runs, generation=record.launch.generation + 1 if record else 1
+            choice, home=here.home, runtime=runs, generation=max(numbers, default=0) + 1, last=last, now=ran, way=way
         )
-        if dry_run:
-            click.echo(plan.as_json(choice, steps) if as_json else _plan(choice, steps))
+        if asked.dry_run:
+            click.echo(plan.as_json(choice, steps) if asked.as_json else _plan(choice, steps))
             return
-        world = World(here.home, here.web, here.settings(), runs, here.runtime, screen, facts, stall)
+        world = World(here.home, here.web, here.settings(), runs, here.runtime, screen, facts, asked.stall)
         there = plan.already_up(choice, steps, world)
         if there is None:
             for reason in choice.reasons:
                 screen.say(reason)
         result = there or plan.apply(choice, steps, world)
-    _show(result, changed=there is None, as_json=as_json)
+    _show(result, changed=there is None, as_json=asked.as_json)
 
 
-def _choose(
+def _beside(
+    choice: Choice, ran: Record, now: host.Host, resolved: Callable[[host.Host], Choice], asked: Asked
+) -> tuple[Choice, plan.Way]:
+    """How the choice follows what runs; on other GPUs, where there is no room for both on its own."""
+
+    def way(one: Choice) -> plan.Way:
+        return plan.follows(ran, plan.need(one, now), one.gpus, now, share=asked.share, drain=asked.drain)
+
+    first = way(choice)
+    if first.beside or not choice.gpus:
+        return choice, first
+    try:
+        other = resolved(now)
+    except (QuestionError, Refused):
+        return choice, first
+    same = (other.context, other.concurrency) == (choice.context, choice.concurrency)
+    return (other, way(other)) if same and way(other).beside else (choice, first)
+
+
+def choose(
     here: Place, profile_name: str | None, name: str | None, port: int | None
 ) -> tuple[Profile, tuple[str, ...], host.Host]:
     """The profile, why, and the host as it was asked for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -11,7 +12,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway", description="the door in front of engines")
     parser.add_argument("--config", required=True, type=Path, help="folder with gateway.json and keys.json")
     parser.add_argument("--state", type=Path, help="folder in which the last use of keys is kept")
-    parser.add_argument("--engine-port", default="", help="what stands for {engine_port} in addresses of engines")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--certificate", type=Path, help="file with the certificate chain, for TLS")
@@ -24,11 +24,11 @@ def main() -> int:
     from .config import ConfigError
 
     try:
-        gateway = Gateway(options.config, options.state, {"engine_port": options.engine_port})
+        gateway = Gateway(options.config, options.state)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    uvicorn.run(
+    served = uvicorn.Config(
         gateway,
         host=options.host,
         port=options.port,
@@ -39,7 +39,12 @@ def main() -> int:
         ssl_keyfile=options.certificate_key,
         timeout_graceful_shutdown=30,
     )
-    return 0
+    served.load()
+    if served.ssl:
+        gateway.certify = partial(served.ssl.load_cert_chain, options.certificate, options.certificate_key)
+    server = uvicorn.Server(served)
+    server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,15 @@ class Gateway:
     not taken.
     """
 
-    def __init__(self, folder: Path, state: Path | None, words: Mapping[str, str]) -> None:
-        self._folder, self._words = folder, words
+    def __init__(self, folder: Path, state: Path | None) -> None:
+        self._folder = folder
         self._stamp = configuration.stamp(folder)
         self.keys = Keys(state)
         self.replicas = Replicas()
         self.metrics = Metrics()
         self.started = time.time()
         self.client: aiohttp.ClientSession
+        self.certify: Callable[[], None] = lambda: None  # takes the certificate as it is now
         self.config: Config
         self._door: ASGIApp
         page = pages.routes()
@@ -72,7 +73,7 @@ class Gateway:
             ],
             lifespan=self._lifespan,
         )
-        self._take(configuration.load(folder, words))
+        self._take(configuration.load(folder))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -148,9 +149,10 @@ class Gateway:
                 continue
             self._stamp = stamp
             try:
-                self._take(configuration.load(self._folder, self._words))
+                self.certify()
+                self._take(configuration.load(self._folder))
                 say({"event": "configuration", "generation": self.config.generation})
-            except ConfigError as error:
+            except (ConfigError, OSError) as error:
                 say({"event": "configuration", "error": str(error)})
 
     async def _sample(self) -> None:
@@ -185,15 +187,15 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def _ready(self, asked: Asked) -> Response:
-        if await self._answering():
+        if await self._answering(asked.headers.get("x-deployer-replica")):
             return JSONResponse({"status": "ok"})
         return Refusal(503, "no engine is ready", UNAVAILABLE, code="model_not_ready", after=5).response()
 
-    async def _answering(self) -> bool:
-        """Whether an active engine says that it is ready; all of them are asked."""
-        places = self.replicas.everywhere()
+    async def _answering(self, name: str | None = None) -> bool:
+        """Whether an active engine says that it is ready, or the one called `name`; all that count are asked."""
+        places = [place for place in self.replicas.everywhere() if name in (None, place.replica.name)]
         await asyncio.gather(*(self._ask_health(place) for place in places))
-        return any(place.ready and place.replica.state == configuration.ACTIVE for place in places)
+        return any(place.ready and (name or place.replica.state == configuration.ACTIVE) for place in places)
 
     async def _ask_health(self, place: Place) -> None:
         try:

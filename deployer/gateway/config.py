@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,16 +121,13 @@ class Config:
         return next((model for model in self.models if model.id == name), None)
 
 
-def load(folder: Path, words: Mapping[str, str] | None = None) -> Config:
-    """The configuration in `folder`; `{word}` in addresses of engines is replaced.
-
-    Raises ConfigError.
-    """
+def load(folder: Path) -> Config:
+    """The configuration in `folder`. Raises ConfigError."""
     raw = _read(folder / "gateway.json")
     keys = folder / "keys.json"
     try:
         found = tuple(_key(one) for one in _read(keys)["keys"]) if keys.exists() else ()
-        models = tuple(_model(one, words or {}) for one in raw.pop("models"))
+        models = tuple(_model(one) for one in raw.pop("models"))
         cors = tuple(raw.pop("cors", ()))
         safety, remote = _safety(raw.pop("safety", None)), _remote(raw.pop("remote", None))
         if remote and remote.name and "named" in remote.when:
@@ -142,10 +138,8 @@ def load(folder: Path, words: Mapping[str, str] | None = None) -> Config:
         raise ConfigError(f"{folder}: {type(error).__name__}: {error}") from error
 
 
-def _model(raw: dict[str, Any], words: Mapping[str, str]) -> Model:
-    replicas = tuple(
-        Replica(**{**one, "url": _filled(one["url"], words), "key": _secret(one)}) for one in raw["replicas"]
-    )
+def _model(raw: dict[str, Any]) -> Model:
+    replicas = tuple(Replica(**{**one, "key": _secret(one)}) for one in raw["replicas"])
     if strange := {replica.state for replica in replicas} - set(STATES):
         raise ValueError(f"no state of a replica: {strange}")
     return Model(**{**raw, "paths": tuple(raw["paths"]), "replicas": replicas})
@@ -172,12 +166,6 @@ def _key(raw: dict[str, Any]) -> Key:
     return Key(**{**raw, "models": tuple(raw["models"]) if raw.get("models") is not None else None})
 
 
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    for word, value in words.items():
-        text = text.replace(f"{{{word}}}", value)
-    return text
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
@@ -191,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
 def stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     """A value that changes when one of the files does."""
     found = []
-    for name in ("gateway.json", "keys.json"):
+    for name in ("gateway.json", "keys.json", "certificate.pem"):
         try:
             about = (folder / name).stat()
             found.append((about.st_mtime_ns, about.st_ino))

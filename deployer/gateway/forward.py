@@ -94,6 +94,8 @@ class Forward:
             judge = None
         headers = dict(scope["headers"])
         asked = headers[_ASKED].decode("latin-1") if _ASKED in headers else None
+        if asked and not gateway.keys.owns(key):
+            raise Refusal(403, "only the owner's key may ask for a replica by its name", code="not_the_owner")
         work = Work(path, value, model, send, watch, one, judge)
         with gateway.keys.held(key):
             try:

@@ -75,7 +75,7 @@ class Replicas:
 
     @asynccontextmanager
     async def slot(self, model: Model, session: str, asked: str | None = None) -> AsyncIterator[Place]:
-        """A place on an engine of `model`, waited for in order; `asked` names one replica, whatever its state.
+        """A place on an engine of `model`, waited for in order; `asked` names one replica, at once, whatever its state.
 
         Requests of one `session` go to one replica while it has a slot, because it may still hold what it read
         of them. Raises Refusal when too many wait, or for too long.
@@ -96,7 +96,10 @@ class Replicas:
         first = False  # whoever was woken does not queue again behind those who came later
         while True:
             places = self._usable(model, asked)
-            if not places:
+            if asked and places:  # whoever may ask for one by name tests it, and does not wait for others
+                places[0].running += 1
+                return places[0]
+            if not places and not self._coming(model):
                 raise Refusal(503, "the model is not ready", UNAVAILABLE, code="model_not_ready", after=5)
             if (first or not crowd.waiting) and (place := _best(places, session)):
                 place.running += 1
@@ -135,6 +138,11 @@ class Replicas:
         for place in active:
             place.broken = place.broken if place.broken > now else 0.0
         return [place for place in active if not place.broken] or active
+
+    def _coming(self, model: Model) -> bool:
+        """Whether there are engines that get no requests yet, or no more: others take their place in a moment."""
+        current = self._config.model(model.id)
+        return current is not None and any(replica.state != ACTIVE for replica in current.replicas)
 
     def _wake(self, model: Model) -> None:
         """Turns come as slots get free; a request that finds none after all waits again, in front."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from deployer.errors import AcceptanceFailed
 from deployer.frozen import dataclass
-from deployer.plan.steps import Accept
+from deployer.plan.steps import REPLICA, Accept
 from deployer.quantity import format_duration
+from deployer.runtimes.base import alias
 
 if TYPE_CHECKING:
     import ssl
@@ -34,15 +35,16 @@ class Measured:
     rate: float
 
 
-def accept(step: Accept, floor: float | None) -> Measured:
+def accept(step: Accept, floor: float | None, *, size: int = 0) -> Measured:
     """Raises AcceptanceFailed when the answer is empty, broken, open to everybody, or far too slow.
 
-    `floor` is the least rate that this host should give. A miss in speed is measured again before it
-    counts: the machine may have been busy for a moment.
+    `floor` is the least rate that this host should give, `size` that of the weights in bytes. A miss in speed is
+    measured again before it counts: the machine may have been busy for a moment.
     """
     import httpx
 
     key = step.key_file.read_text().strip() if step.key_file else None
+    names = [alias(unit) for unit in step.engines]
     try:
         # llama-server ends its connections without notice: every request takes a new one
         alone = httpx.Limits(max_keepalive_connections=0)
@@ -53,21 +55,45 @@ def accept(step: Accept, floor: float | None) -> Measured:
         ) as client:
             if key:
                 _refuses_strangers(client, step)
-            measured = ask(client, step.model, step.kind, key)
-            _judge_text(measured.text)
-            for pause in RETRIES_S:
-                if not _too_slow(measured, step, floor):
-                    break
-                time.sleep(pause)
-                measured = ask(client, step.model, step.kind, key)
-            if problem := _too_slow(measured, step, floor):
-                raise AcceptanceFailed(
-                    problem,
-                    hint="is the machine busy, or did the engine fall back from GPU to CPU?",
-                )
+            return min((_accept(client, step, floor, size, key, name) for name in names), key=lambda one: one.rate)
     except httpx.HTTPError as error:
         raise AcceptanceFailed(f"the engine broke off the answer: {type(error).__name__} {error}") from error
+
+
+def _accept(
+    client: httpx.Client, step: Accept, floor: float | None, size: int, key: str | None, name: str
+) -> Measured:
+    """The acceptance of one engine."""
+    measured = ask(client, step.model, step.kind, key, name)
+    _judge_text(measured.text)
+    pauses = iter(RETRIES_S)
+    while problem := _too_slow(measured, step, floor) or _slower(client, measured, step, size, key):
+        if (pause := next(pauses, None)) is None:
+            raise AcceptanceFailed(problem, hint="is the machine busy, or did the engine fall back from GPU to CPU?")
+        time.sleep(pause)
+        measured = ask(client, step.model, step.kind, key, name)
     return measured
+
+
+def _slower(client: httpx.Client, measured: Measured, step: Accept, size: int, key: str | None) -> str | None:
+    """Why it is too slow beside the generation before it, which is asked the same now, if it still runs.
+
+    Larger weights may take longer: a rate is inverse to the bytes that are read for each token.
+    """
+    if (against := step.against) is None:
+        return None
+    rate = against.rate
+    if against.replica:
+        rate = ask(client, against.model, against.kind, key, against.replica).rate
+    scale = min(1.0, against.size / size) if size else 1.0
+    least = against.share * scale * rate
+    if measured.rate >= least:
+        return None
+    scaled = f" × {scale:.2f} for larger weights" if scale < 1 else ""
+    return (
+        f"{measured.rate:.1f} tokens/s, where generation {against.generation} gives {rate:.1f}: less than "
+        f"{against.share:.0%}{scaled} of that (`deployer upgrade --share` allows less)"
+    )
 
 
 def healthy(url: str, certificate: str | None = None) -> bool:
@@ -103,8 +129,8 @@ def trust(certificate: Path | None) -> ssl.SSLContext:
     return context
 
 
-def ask(client: httpx.Client, model: str, kind: str, key: str | None) -> Measured:
-    """One short streamed completion at temperature 0."""
+def ask(client: httpx.Client, model: str, kind: str, key: str | None, replica: str | None = None) -> Measured:
+    """One short streamed completion at temperature 0, of `replica` if one is named."""
     path, prompt = ("/v1/chat/completions", {"messages": _CHAT}) if kind == "chat" else (
         "/v1/completions", {"prompt": _PROMPT})  # fmt: skip
     body = {
@@ -116,6 +142,7 @@ def ask(client: httpx.Client, model: str, kind: str, key: str | None) -> Measure
         **prompt,
     }
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers |= {REPLICA: replica} if replica else {}
     text, chunks, tokens = "", 0, 0
     start = time.perf_counter()
     first = last = None

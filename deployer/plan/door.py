@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deployer._version import __version__
 from deployer.errors import LaunchError, QuestionError
+from deployer.frozen import dataclass
 from deployer.home import Home, write_whole
 from deployer.plan import keys
 from deployer.plan.resolve import Choice
 from deployer.profile import Profile, Remote, Safety
-from deployer.runtimes import Inside
+from deployer.runtimes import Inside, Launch, Runtime
+from deployer.runtimes.base import alias
 
 CERTIFICATE, CERTIFICATE_KEY = "certificate.pem", "certificate.key"  # in the folder that the gateway reads
 _REMOTE_KEY = "remote.key"
 
 
 def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> dict[str, Any]:
-    """What the gateway is told (deployer/gateway/config.py)."""
+    """What the gateway is told (deployer/gateway/config.py), with a `replica` as each engine of the model is one."""
     asked = choice.profile.gateway
     replica = {
-        "name": "engine", "url": inside.engine_url, "slots": choice.concurrency, "key": str(key) if key else None,
+        "slots": choice.concurrency, "key": str(key) if key else None,
         "model": choice.alias if choice.engine.aliases else inside.model,
-    }  # fmt: skip
+    }
     model = {
         "id": choice.alias, "engine": choice.engine.name, "context": choice.context, "paths": list(choice.engine.paths),
-        "replicas": [replica], "prompt": asked.prompt, "overflow": asked.overflow,
+        "replica": replica, "prompt": asked.prompt, "overflow": asked.overflow,
     }  # fmt: skip
     return {
         "deployment": choice.name, "version": __version__, "generation": generation, "models": [model],
@@ -37,8 +40,31 @@ def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> d
     } | _fingerprints(choice.profile)  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Side:
+    """A generation behind the gateway: it gets all requests, as a `candidate` those for it by name, `draining` none."""
+
+    told: Mapping[str, Any]
+    engines: tuple[Launch, ...]
+    state: str = "active"
+
+
+def tell(name: str, sides: Sequence[Side], *, home: Home, runtime: Runtime) -> None:
+    """Tells the gateway of deployment `name` which engines stand behind it; the first side says all the rest."""
+    models: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        for model in side.told["models"]:
+            one = models.setdefault(model["id"], {**model, "replicas": []})
+            one.pop("replica", None)
+            one["replicas"] += [
+                {**model["replica"], "name": alias(each.unit), "url": runtime.address(each.unit), "state": side.state}
+                for each in side.engines
+            ]
+    home.write_for_gateway(name, "gateway.json", {**sides[0].told, "models": list(models.values())})
+
+
 def _fingerprints(profile: Profile) -> dict[str, str]:
-    """The hash of the certificate, so that one that was renewed is another launch."""
+    """The hash of the certificate, so that one that was renewed is another generation."""
     certificate, _ = certificates(profile)
     if certificate is None:
         return {}
@@ -80,7 +106,10 @@ def engine_key(choice: Choice, home: Home) -> Path:
 
 
 def prepare(choice: Choice, home: Home) -> None:
-    """Writes what the gateway needs besides its configuration: keys, and the certificate with its key."""
+    """Writes what the gateway needs besides its configuration: keys, and the certificate with its key.
+
+    It may run already, and takes a certificate that has changed.
+    """
     keys.ensure_key(engine_key(choice, home))
     keys.ensure_owner(home, choice.name)
     remote = choice.profile.gateway.remote
@@ -88,7 +117,8 @@ def prepare(choice: Choice, home: Home) -> None:
     files = (*certificates(choice.profile), key)
     for source, name in zip(files, (CERTIFICATE, CERTIFICATE_KEY, _REMOTE_KEY), strict=True):
         if source is not None:
-            write_whole(home.gateway(choice.name) / name, _read(source), 0o600)
+            folder = home.gateway(choice.name)
+            write_whole(folder / name, _read(source), 0o600, like=folder)
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from deployer.plan.resolve import Choice
 from deployer.plan.testimony import first_error
 from deployer.profile import Profile
 from deployer.quantity import format_duration
+from deployer.runtimes import Runtime
+from deployer.runtimes.base import alias
 
 if TYPE_CHECKING:
     from deployer.plan.apply import World
@@ -44,9 +47,9 @@ def situation(choice: Choice, facts: Host) -> Situation:
     )
 
 
-def died(at: Situation, world: World, how: str | None) -> EngineDied:
-    """The engine's unit ended; `how` is what the runtime says of that."""
-    log, saved = _saved(at, world)
+def died(at: Situation, world: World, units: Sequence[str], how: str | None) -> EngineDied:
+    """One of `units` ended; `how` is what the runtime says of that."""
+    log, saved = _saved(at, world, units)
     seen = [*log, *([how] if how and how.startswith("Exited") else [])]
     message = "the engine ended while it was loading"
     known = explain(seen, at)
@@ -59,9 +62,9 @@ def died(at: Situation, world: World, how: str | None) -> EngineDied:
     )
 
 
-def stuck(at: Situation, world: World) -> EngineStuck:
+def stuck(at: Situation, world: World, units: Sequence[str]) -> EngineStuck:
     """The engine lives and does nothing more."""
-    log, saved = _saved(at, world)
+    log, saved = _saved(at, world, units)
     known = explain(log, at)
     message = f"the engine made no progress for {format_duration(world.stall)}"
     if known and known.sure:
@@ -69,9 +72,9 @@ def stuck(at: Situation, world: World) -> EngineStuck:
     return EngineStuck(message, hint=_UNKNOWN, evidence=[shown(line) for line in log[-2 * _LAST :]], log=saved)
 
 
-def unaccepted(error: AcceptanceFailed, at: Situation, world: World) -> AcceptanceFailed:
+def unaccepted(error: AcceptanceFailed, at: Situation, world: World, units: Sequence[str]) -> AcceptanceFailed:
     """It answers, and wrongly: what was seen from outside, with what the engine itself said."""
-    log, saved = _saved(at, world)
+    log, saved = _saved(at, world, units)
     known = explain(log, at)
     if known and known.sure:
         evidence = [*error.evidence, known.line]
@@ -89,9 +92,17 @@ def unstarted(error: LaunchError, at: Situation) -> LaunchError:
     return LaunchError(f"{at.name} could not be started: {known.cause}", hint=known.fix, evidence=[known.line])
 
 
-def _saved(at: Situation, world: World) -> tuple[list[str], Path]:
-    """The unit's log, and where it was saved with what was tried: the unit itself will be gone."""
-    log = list(world.runtime.logs(at.name, lines=_READ))
+def lines_of(units: Sequence[str], runtime: Runtime, *, lines: int | None = None) -> Iterator[str]:
+    """What units of a deployment said, one after the other, with who said it: `engine`, `engine g2-1`, `gateway`."""
+    several = len(units) > 2
+    for unit in units:
+        who = f"engine {alias(unit)}" if alias(unit) and several else "engine" if alias(unit) else "gateway"
+        yield from (f"{who} | {line}" for line in runtime.logs(unit, lines=lines))
+
+
+def _saved(at: Situation, world: World, units: Sequence[str]) -> tuple[list[str], Path]:
+    """The units' log, and where it was saved with what was tried: the units themselves will be gone."""
+    log = list(lines_of(units, world.runtime, lines=_READ))
     folder = world.home.deployment(at.name)
     tried = {field: getattr(at, field) for field in _TRIED}
     write_json(folder / "failed.json", {**tried, "profile": str(at.profile.path)}, 0o600)
@@ -123,7 +134,7 @@ def last(home: Home, name: str) -> Attempt | None:
 
 def of_record(record: Record, facts: Host, profile: Profile) -> Situation:
     """Where a deployment is that had been accepted, and failed later."""
-    part = record.launch.parts[0]
+    part = record.engines[0].parts[0]
     return Situation(
         host=facts,
         profile=profile,
@@ -134,6 +145,6 @@ def of_record(record: Record, facts: Host, profile: Profile) -> Situation:
         model=record.model_id,
         context=record.context or 0,
         concurrency=record.concurrency or 1,
-        port=record.launch.port,
+        port=record.gateway.port or 0,
         shipped=profile.path.parent == resources.folder("profiles"),
     )

@@ -60,13 +60,19 @@ def keep(
     if choice.gpus:
         device, held = devices.of_gpus(cards, facts), None
     else:
-        device, held = devices.of_cpu(facts, host.bandwidth(devices.cores(facts))), runtime.resident(record.name)
+        device, held = devices.of_cpu(facts, host.bandwidth(devices.cores(facts))), _resident(record, runtime)
     model = models.Store(home).get(record.model_id)
     try:
         described = metadata.describe(model.weights) if model else None
     except ModelError:  # a design that sizing does not know
         described = None
     add(home, measured(record, choice, device, found, loaded=loaded, memory=held, model=described))
+
+
+def _resident(record: Record, runtime: Runtime) -> int | None:
+    """Bytes that all engines of it hold; None when one cannot tell."""
+    held = [runtime.resident(one.unit) for one in record.engines]
+    return sum(one or 0 for one in held) if all(held) else None
 
 
 def measured(

@@ -100,8 +100,10 @@ def resolve(
     port: int | None = None,
     reasons: Sequence[str] = (),
     before: tuple[int, int, str] | None = None,
+    share: float | None = None,
 ) -> Choice:
-    """The choice for this host. `before` are context and concurrency that the profile left to an earlier call, and why.
+    """The choice for this host. `before` are context and concurrency that the profile left to an earlier call, and why;
+    `share` is the part of each GPU's memory that it took then.
 
     Raises QuestionError when the profile contradicts itself, or does not fit.
     """
@@ -157,7 +159,7 @@ def resolve(
         half=half,
         context=served.context,
         concurrency=served.users,
-        share=_share(taken),
+        share=share if share and taken else _share(taken),
         reasons=tuple(said),
     )
 

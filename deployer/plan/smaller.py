@@ -19,9 +19,9 @@ from deployer.frozen import dataclass
 from deployer.home import Home, read_json, write_json
 from deployer.models import metadata
 from deployer.plan.explain import recognise, shown
-from deployer.plan.record import Record
+from deployer.plan.record import Record, load_record
 from deployer.plan.resolve import Choice
-from deployer.plan.steps import Start, Step, steps
+from deployer.plan.steps import Accept, Pause, Step, Switch, Way, steps
 from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.sizing import wanted
@@ -125,7 +125,7 @@ def again(choice: Choice, made: Sequence[Step], error: LaunchError, world: World
             error.message, evidence=error.evidence, log=error.log,
             hint=f"{choice.profile.path} names more; this should fit, from what the engine reported: {lines}",
         ) from error  # fmt: skip
-    start = next(step for step in made if isinstance(step, Start))
+    at = next(step for step in made if isinstance(step, Switch))
     changed = replace(choice, context=smaller[0], concurrency=smaller[1], share=share)
     world.progress.say(error.message)
     world.progress.say(f"  | {short.line}")
@@ -133,8 +133,17 @@ def again(choice: Choice, made: Sequence[Step], error: LaunchError, world: World
         f"{short.reported}: starting again, once, with {smaller[1]} × {smaller[0]} tokens"
         + (f" and {share:.0%} of the GPU's memory" if share != choice.share else "")
     )
-    runtime = world.runtime
-    return changed, steps(changed, home=world.home, runtime=runtime, generation=start.launch.generation)
+    left = next((step for step in made if isinstance(step, Pause)), None)
+    against = next(step for step in made if isinstance(step, Accept)).against
+    share = against.share if against else 0.0
+    way = Way(left is None, left.because if left else "", share, at.drain)
+    last = load_record(world.home, choice.name)
+    ran = last if at.old else None
+    number = at.new.told["generation"]
+    made = steps(
+        changed, home=world.home, runtime=world.runtime, generation=number, last=last, now=ran, way=way
+    )
+    return changed, made
 
 
 def remember(choice: Choice, because: str, world: World) -> None:

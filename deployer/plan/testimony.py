@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from deployer.frozen import dataclass
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_PART = re.compile(r"^(engine|gateway) \| ")  # runtimes/docker.py, where a unit has several parts
+_PART = re.compile(r"^(engine|gateway)(?: [\w-]+)? \| ")  # plan/failed.py
 _PROCESS = re.compile(r"^\(([A-Za-z]\w*)[^()]*\bpid=\d+[^()]*\) ?")
 _RANK = re.compile(r"^\[(?:rank\d+|Stage-\d+|\d+)\]:? ")
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S* ")

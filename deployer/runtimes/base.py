@@ -56,19 +56,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Launch:
-    """A unit to start. The last part is the one that clients reach, on `address`:`port`; it is `told` what to do."""
+    """A unit to start. Its name is a path: `NAME` is what clients reach, `NAME/gN/K` an engine behind that.
+
+    The last part is published on `address`:`port`, none of them where `port` is None. `outside` is whether it asks
+    somebody who is not on this host.
+    """
 
     unit: str
     generation: int
-    port: int
+    port: int | None
     parts: tuple[Part, ...]
     address: str = "127.0.0.1"
-    told: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def outside(self) -> bool:
-        """Whether the gateway asks somebody who is not on this host."""
-        return any((self.told.get(name) or {}).get("url") for name in ("safety", "remote"))
+    outside: bool = False
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Launch:
@@ -78,15 +77,14 @@ class Launch:
             mounts = tuple(Mount(**mount) for mount in part["mounts"])
             lists = {"arguments": tuple(part["arguments"]), "gpus": tuple(part["gpus"]), "mounts": mounts}
             parts.append(Part(**{**part, **lists}))
-        more = {name: raw[name] for name in ("address", "told") if name in raw}
-        return cls(raw["unit"], raw["generation"], raw["port"], tuple(parts), **more)
+        return cls(**{**raw, "parts": tuple(parts)})
 
     @property
     def fingerprint(self) -> str:
         """The same for every launch that would give the same unit; the generation does not count."""
         value = asdict(self)
         del value["generation"]
-        value["told"] = {k: v for k, v in self.told.items() if k != "generation"}
+        value["unit"] = deployment_of(self.unit)
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,7 +97,7 @@ class Unit:
     fingerprint: str
     generation: int
     runtime: str
-    port: int
+    port: int | None
     exit: str | None = None
 
 
@@ -137,7 +135,6 @@ class Inside:
     listen: str
     engine_port: str
     public_port: str
-    engine_url: str
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,10 @@ class Runtime(Protocol):
         """What a part must be given: the model in `folder` for an engine, its configuration for a gateway."""
 
     def start(self, launch: Launch) -> None:
-        """Starts all parts; returns when they run, not when they are ready."""
+        """Starts all parts, anew or as they were kept; returns when they run, not when they are ready."""
+
+    def address(self, unit: str) -> str:
+        """Where the gateway of its deployment reaches the engine `unit`, which runs."""
 
     def find(self, unit: str) -> Unit | None:
         """What is there under this name now."""
@@ -189,19 +189,22 @@ class Runtime(Protocol):
         """Bytes of memory that the engine's processes hold, files that they map included; None when it cannot tell."""
 
     def members(self, unit: str) -> tuple[Member, ...]:
-        """The unit's processes on this machine, with all their children; none where the engine is elsewhere."""
+        """The processes of the unit and of all below it, with their children; none where the engine is elsewhere."""
 
     def about(self, unit: str) -> tuple[About, ...]:
         """What runs now of each part, asked of the kernel and of the engine, in the parts' order."""
 
     def keep(self, unit: str) -> bool:
-        """Whether the runtime itself brings the unit back after a reboot, now that it is asked to or not any more."""
+        """Whether the runtime itself brings a deployment back after a reboot, as it is asked to now or not any more."""
 
-    def stop(self, unit: str) -> None:
-        """Ends the unit with its children, waits until it is gone, and leaves nothing of it."""
+    def stop(self, unit: str, *, keep: bool = False, below: bool = True) -> None:
+        """Ends the unit, with all `below` it, waits until that is gone, and leaves nothing, unless it is to `keep` it.
+
+        What was kept is found as `stopped`, and starts again as it was.
+        """
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Lines of all parts."""
+        """Lines of all parts of this unit."""
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
         """The launch as shell commands, for people."""
@@ -220,6 +223,33 @@ class Runtime(Protocol):
 
     def named(self, program: str) -> str:
         """The engine `program` so that it can be told apart from any other build of it."""
+
+
+def deployment_of(unit: str) -> str:
+    """The deployment that a unit belongs to."""
+    return unit.partition("/")[0]
+
+
+def alias(unit: str) -> str:
+    """What an engine's unit is called among those of its deployment: `g2-1`."""
+    return unit.partition("/")[2].replace("/", "-")
+
+
+def within(unit: str, name: str, *, below: bool = True) -> bool:
+    """Whether `name` is `unit`, or lies below it."""
+    return name == unit or (below and name.startswith(f"{unit}/"))
+
+
+def anonymous(pids: Iterable[int]) -> int:
+    """Bytes of memory that are free when these processes end: what they hold that is no file's."""
+    found = 0
+    for pid in pids:
+        try:
+            told = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        except OSError:
+            continue  # it has ended
+        found += sum(int(one) << 10 for one in told)
+    return found
 
 
 def resident(pids: Iterable[int]) -> int:

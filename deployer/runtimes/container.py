@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployer.frozen import dataclass
-from deployer.runtimes.base import OFFLINE, About, Launch, Mount, Part
+from deployer.runtimes.base import OFFLINE, About, Launch, Mount, Part, alias, deployment_of
 from deployer.runtimes.living import Member, confinement
 from deployer.sizing.memory import shared_memory
 
@@ -36,7 +36,7 @@ class Ground:
     restart: bool = False
 
     def network(self, unit: str, *, inner: bool) -> str:
-        return f"deployer-{unit}-{self.tag}" + ("-inner" if inner else "")
+        return f"deployer-{deployment_of(unit)}-{self.tag}" + ("-inner" if inner else "")
 
     def options(self, *, inner: bool, outside: bool) -> dict[str, str]:
         """The bridge's: no way out unless the gateway asks `outside`, and not even this host is in the inner one."""
@@ -49,11 +49,22 @@ class Ground:
         return ["no-new-privileges", *(["seccomp=builtin"] if self.seccomp else [])]
 
 
+def joins(launch: Launch) -> bool:
+    """Whether its last part reaches engines, of this unit or of those below it."""
+    return launch.port is not None and launch.parts[-1].role == "gateway"
+
+
+def networks(launch: Launch) -> tuple[bool, ...]:
+    """The networks that its parts need: True is the inner one, False the one from which a port is published."""
+    inner = launch.port is None or len(launch.parts) > 1 or joins(launch)
+    return (*([True] if inner else []), *([False] if launch.port is not None else []))
+
+
 def create(launch: Launch, part: Part, ground: Ground) -> dict[str, Any]:
     """The arguments of docker's `create_container`."""
     from docker.types import DeviceRequest, HostConfig, LogConfig, Ulimit
 
-    public = part is launch.parts[-1]
+    public = launch.port is not None and part is launch.parts[-1]
     network = ground.network(launch.unit, inner=not public)
     devices = []
     if part.gpus and part.gpu_injection == "cdi":
@@ -83,12 +94,14 @@ def create(launch: Launch, part: Part, ground: Ground) -> dict[str, Any]:
     return {
         "image": part.image,
         "command": list(part.arguments[1:]),
-        "name": f"deployer-{launch.unit}-g{launch.generation}-{part.role}-{ground.tag}",
+        "name": f"deployer-{launch.unit.replace('/', '-')}-{part.role}-{ground.tag}",
         "user": ground.user,
         "environment": {**OFFLINE, **part.environment, **_named(part)},
         "ports": [PORT] if public else None,
         "host_config": host,
-        "networking_config": None if public else {"EndpointsConfig": {network: {"Aliases": [part.role]}}},
+        "networking_config": None
+        if public
+        else {"EndpointsConfig": {network: {"Aliases": [alias(launch.unit) or part.role]}}},
         "labels": {
             f"{LABEL}.home": ground.tag,
             f"{LABEL}.unit": launch.unit,
@@ -96,7 +109,7 @@ def create(launch: Launch, part: Part, ground: Ground) -> dict[str, Any]:
             f"{LABEL}.order": str(launch.parts.index(part)),
             f"{LABEL}.parts": str(len(launch.parts)),
             f"{LABEL}.generation": str(launch.generation),
-            f"{LABEL}.port": str(launch.port),
+            f"{LABEL}.port": str(launch.port or ""),
             f"{LABEL}.fingerprint": launch.fingerprint,
         },
     }

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tarfile
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,20 +25,19 @@ from deployer.runtimes.base import (
     Mount,
     Once,
     Unit,
-    ending,
-    errors_in,
-    fill,
+    alias,
+    deployment_of,
     resident,
-    watched,
+    within,
 )
-from deployer.runtimes.container import LABEL, PIDS, PORT, SCRATCH, Ground, create, described
+from deployer.runtimes.container import LABEL, PORT, Ground, create, described, joins, networks
 from deployer.runtimes.living import Member, in_containers
+from deployer.runtimes.once import USER, lines_of, run_once, taken_out
 from deployer.runtimes.shell import as_commands
 
 if TYPE_CHECKING:
     import docker as sdk
 
-USER = 10001  # of the images in images/
 _STOP_S = 10
 _BUILTIN = (1, 42)  # the Engine API from which `seccomp=builtin` is known: Docker 23.0
 _CONFIG = "/run/deployer"
@@ -66,13 +63,13 @@ class DockerRuntime:
             listen="0.0.0.0",
             engine_port=str(PORT),
             public_port=str(PORT),
-            engine_url=f"http://engine:{PORT}",
         )
 
     def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
         if role == "engine":
             return (Mount(str(folder), f"/models/{folder.name}"),)
-        told = self._home.gateway(unit)  # a folder, because a file that is replaced would stay the old one inside
+        # a folder, because a file that is replaced would stay the old one inside
+        told = self._home.gateway(deployment_of(unit))
         return (Mount(str(told), _CONFIG), Mount(str(told / "state"), f"{_CONFIG}/state", writable=True))
 
     def start(self, launch: Launch) -> None:
@@ -82,34 +79,51 @@ class DockerRuntime:
             # an engine that is in a container itself may not raise limits; NCCL has other ways then
             if "setting rlimit" not in error.message or not self._ground(launch.unit).limits:
                 raise
-            self.stop(launch.unit)
+            self.stop(launch.unit, below=False)
             write_whole(self._unlifted(launch.unit), b"", 0o600)
             self._start(launch)
 
     def _start(self, launch: Launch) -> None:
         import docker.errors
 
-        self._share(self._home.write_for_gateway(launch.unit, "gateway.json", launch.told))
+        if any(part.role == "gateway" for part in launch.parts):
+            self._share(self._home.gateway(deployment_of(launch.unit)))
         client = self._engine()
-        behind = len(launch.parts) > 1
         try:
+            if kept := self._kept(launch):
+                for id_ in kept:
+                    client.api.start(id_)
+                return
             # containers name their network when they are made and need it when they start
             with ThreadPoolExecutor() as aside:
-                networks = [
+                ready = [
                     aside.submit(self._ensure_network, launch.unit, inner, launch.outside)
-                    for inner in ((True, False) if behind else (False,))
+                    for inner in networks(launch)
                 ]
                 ground = self._ground(launch.unit)
                 made = [client.api.create_container(**create(launch, part, ground)) for part in launch.parts]
-                for network in networks:
+                for network in ready:
                     network.result()
-            if behind:
+            if joins(launch):
                 client.networks.get(ground.network(launch.unit, inner=True)).connect(made[-1]["Id"])
             for container in made:
                 client.api.start(container["Id"])
         except docker.errors.APIError as error:
             said = error.explanation or error
             raise LaunchError(f"the engine refuses to start {launch.unit}: {said}") from error
+
+    def _kept(self, launch: Launch) -> list[str]:
+        """The containers of exactly this launch, if they are all there and stopped; any other is removed."""
+        found = self._exactly(launch.unit)
+        here = self._unit(launch.unit, found) if found else None
+        if here and here.state == "stopped" and here.fingerprint == launch.fingerprint:
+            return [container["Id"] for container in found] if len(found) == len(launch.parts) else []
+        for container in found:
+            self._engine().api.remove_container(container["Id"], force=True)
+        return []
+
+    def address(self, unit: str) -> str:
+        return f"http://{alias(unit)}:{PORT}"
 
     def find(self, unit: str) -> Unit | None:
         return next((u for u in self.units() if u.name == unit), None)
@@ -122,7 +136,7 @@ class DockerRuntime:
 
     def pulse(self, unit: str) -> Hashable:
         signs: list[Hashable] = []
-        for id_, members in self._living(unit, "engine").items():
+        for id_, members in self._living(self._exactly(unit), "engine").items():
             try:
                 log = Path(self._engine().api.inspect_container(id_)["LogPath"]).stat().st_size
             except OSError:
@@ -132,20 +146,19 @@ class DockerRuntime:
         return tuple(signs)
 
     def resident(self, unit: str) -> int | None:
-        living = self._living(unit, "engine").values()
+        living = self._living(self._exactly(unit), "engine").values()
         return resident(one.pid for members in living for one in members) or None  # it may be on another machine
 
     def members(self, unit: str) -> tuple[Member, ...]:
-        return tuple(one for members in self._living(unit).values() for one in members)
+        return tuple(one for members in self._living(self._containers(unit)).values() for one in members)
 
-    def _living(self, unit: str, role: str | None = None) -> dict[str, tuple[Member, ...]]:
+    def _living(self, found: Iterable[dict[str, Any]], role: str | None = None) -> dict[str, tuple[Member, ...]]:
         """Processes by the id of their container; of one role, or of all."""
-        found = self._containers(unit)
         return in_containers([c["Id"] for c in found if role in (None, c["Labels"].get(f"{LABEL}.role"))])
 
     def about(self, unit: str) -> tuple[About, ...]:
         api = self._engine().api
-        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
+        containers = self._exactly(unit)
         members = in_containers([container["Id"] for container in containers])
         raw = [api.inspect_container(container["Id"]) for container in containers]
         images = [self._engine().images.get(one["Image"]).attrs for one in raw]
@@ -158,23 +171,29 @@ class DockerRuntime:
             self._engine().api.update_container(container["Id"], restart_policy=policy)
         return on
 
-    def stop(self, unit: str) -> None:
+    def stop(self, unit: str, *, keep: bool = False, below: bool = True) -> None:
         import docker.errors
 
         client = self._engine()
-        containers = self._containers(unit)
-        for container in containers:
+        for container in self._containers(unit) if below else self._exactly(unit):
             try:
                 client.api.stop(container["Id"], timeout=_STOP_S)
-                client.api.remove_container(container["Id"], force=True)
+                if not keep:
+                    client.api.remove_container(container["Id"], force=True)
             except docker.errors.NotFound:
                 continue
-        for network in client.networks.list(filters={"label": f"{LABEL}.network={self._tag}-{unit}"}):
-            network.remove()
-        self._unlifted(unit).unlink(missing_ok=True)
+        left = self._containers(deployment_of(unit))
+        outer = self._ground(unit).network(unit, inner=False)
+        label = f"{LABEL}.network={self._tag}-{deployment_of(unit)}"
+        for network in client.networks.list(filters={"label": label}):
+            # who is stopped needs them again
+            if not left or (network.name == outer and all(c["Labels"][f"{LABEL}.role"] != "gateway" for c in left)):
+                network.remove()
+        if not keep:
+            self._unlifted(unit).unlink(missing_ok=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
-        containers = sorted(self._containers(unit), key=lambda c: c["Labels"][f"{LABEL}.order"])
+        containers = self._exactly(unit)
         for container in containers:
             prefix = f"{container['Labels'][f'{LABEL}.role']} | " if len(containers) > 1 else ""
             if follow and container is not containers[0]:
@@ -182,7 +201,7 @@ class DockerRuntime:
             stream = self._engine().api.logs(
                 container["Id"], stream=True, follow=follow, tail=lines if lines else "all"
             )
-            yield from (prefix + line for line in _lines(stream))
+            yield from (prefix + line for line in lines_of(stream))
 
     def commands(self, launch: Launch) -> tuple[str, ...]:
         return as_commands(launch, self._ground(launch.unit))
@@ -197,75 +216,10 @@ class DockerRuntime:
         return True
 
     def once(self, job: Once, progress: Progress) -> str:
-        import docker.errors
-
-        engine = self._engine()
-        mine = hashlib.sha256(job.purpose.encode()).hexdigest()[:12]
-        for left in engine.api.containers(all=True, filters={"label": f"{LABEL}.once={self._tag}"}):
-            labels = left["Labels"]  # of a command that was killed
-            if labels.get(f"{LABEL}.purpose") == mine or not Path("/proc", labels.get(f"{LABEL}.pid", "-")).exists():
-                engine.api.remove_container(left["Id"], force=True)
-        outside = [job.paths[key] for key in job.writable] if os.geteuid() == 0 else []
-        paths = {key: f"/{key}/{path.name}" if path.is_file() else f"/{key}" for key, path in job.paths.items()}
-        first, *rest = (fill(word, paths) for word in job.arguments)
-        container = None
-        try:
-            for path in outside:
-                os.chown(path, USER, USER)
-            container = engine.containers.create(
-                job.program,
-                entrypoint=[f"{job.folder}/{first}"],
-                command=rest,
-                volumes={
-                    str(path): {"bind": paths[key], "mode": "rw" if key in job.writable else "ro"}
-                    for key, path in job.paths.items()
-                },
-                environment=dict(job.environment),
-                name=f"deployer-once-{mine}-{self._tag}",
-                user=self._user(),
-                network_mode="none",
-                read_only=True,
-                tmpfs={"/tmp": SCRATCH},
-                cap_drop=["ALL"],
-                security_opt=self._ground("").security,
-                init=True,
-                pids_limit=PIDS,
-                labels={
-                    f"{LABEL}.once": self._tag, f"{LABEL}.purpose": mine, f"{LABEL}.pid": str(os.getpid()),
-                },
-            )  # fmt: skip
-            container.start()
-            said = watched(_lines(container.logs(stream=True, follow=True)), job.title, progress)
-            if code := container.wait()["StatusCode"]:
-                raise LaunchError(f"{job.title} failed ({ending(code)})", evidence=errors_in(said))
-            return said
-        except docker.errors.APIError as error:
-            raise LaunchError(f"{job.title} could not be started: {error.explanation or error}") from error
-        finally:
-            if container is not None:
-                container.remove(force=True)
-            for path in (one for folder in outside for one in (folder, *folder.rglob("*"))):
-                shutil.chown(path, 0, 0)
+        return run_once(job, self._engine(), self._tag, self._user(), self._ground("").security, progress)
 
     def engine_folder(self, program: str, folder: str, name: str, scratch: Path) -> Path:
-        import docker.errors
-
-        container = None
-        try:
-            labels = {f"{LABEL}.once": self._tag, f"{LABEL}.pid": str(os.getpid())}
-            container = self._engine().containers.create(program, labels=labels)
-            pieces, _ = container.get_archive(f"{folder}/{name}")
-            with (scratch / f"{name}.tar").open("w+b") as file:
-                file.writelines(pieces)
-                file.seek(0)
-                with tarfile.open(fileobj=file) as archive:
-                    archive.extractall(scratch, filter="data")
-        except docker.errors.APIError as error:
-            raise LaunchError(f"{name} cannot be taken out of {program}: {error.explanation or error}") from error
-        finally:
-            if container is not None:
-                container.remove(force=True)
-        return scratch / name
+        return taken_out(program, f"{folder}/{name}", scratch / name, self._engine(), self._tag)
 
     def named(self, program: str) -> str:
         return f"{program} {self._engine().images.get(program).id}"
@@ -286,17 +240,24 @@ class DockerRuntime:
         return self._client
 
     def _containers(self, unit: str | None = None) -> list[dict[str, Any]]:
+        """Those of this home, or of a unit and all below it."""
         import requests
 
-        wanted = [f"{LABEL}.home={self._tag}", *([f"{LABEL}.unit={unit}"] if unit else [])]
         try:
-            found: list[dict[str, Any]] = self._engine().api.containers(all=True, filters={"label": wanted})
+            found: list[dict[str, Any]] = self._engine().api.containers(
+                all=True, filters={"label": f"{LABEL}.home={self._tag}"}
+            )
         except requests.exceptions.RequestException as error:
             raise RuntimeUnavailable(
                 f"the container engine at {self._address} does not answer: {error}",
                 hint="restart it, or use the embedded runtime: --runtime process",
             ) from error
-        return found
+        return [one for one in found if unit is None or within(unit, one["Labels"][f"{LABEL}.unit"])]
+
+    def _exactly(self, unit: str) -> list[dict[str, Any]]:
+        """The containers of this very unit, in the order of its parts."""
+        found = [one for one in self._containers(unit) if one["Labels"][f"{LABEL}.unit"] == unit]
+        return sorted(found, key=lambda c: str(c["Labels"][f"{LABEL}.order"]))
 
     def _unit(self, name: str, containers: list[dict[str, Any]]) -> Unit:
         labels = containers[0]["Labels"]
@@ -312,7 +273,7 @@ class DockerRuntime:
             labels[f"{LABEL}.fingerprint"],
             int(labels[f"{LABEL}.generation"]),
             self.name,
-            int(labels[f"{LABEL}.port"]),
+            int(labels[f"{LABEL}.port"] or 0) or None,
             ended,
         )
 
@@ -321,7 +282,7 @@ class DockerRuntime:
 
         ground = self._ground(unit)
         name, options = ground.network(unit, inner=inner), ground.options(inner=inner, outside=outside)
-        label = {f"{LABEL}.network": f"{self._tag}-{unit}"}
+        label = {f"{LABEL}.network": f"{self._tag}-{deployment_of(unit)}"}
         client = self._engine()
         if all(network.name != name for network in client.networks.list(names=[name])):  # matches parts too
             try:
@@ -332,7 +293,7 @@ class DockerRuntime:
 
     def _ground(self, unit: str) -> Ground:
         limits = not self._rootless() and not self._unlifted(unit).exists()  # without root nobody raises them
-        return Ground(self._tag, self._user(), self._seccomp(), limits, service.kept(self._home, unit))
+        return Ground(self._tag, self._user(), self._seccomp(), limits, service.kept(self._home, deployment_of(unit)))
 
     def _unlifted(self, unit: str) -> Path:
         """There while the unit runs without the limits that it should have."""
@@ -372,12 +333,3 @@ class DockerRuntime:
         if os.geteuid() == 0:
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, USER, USER)
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = re.split(rb"\r?\n|\r", rest + chunk)
-        yield from (line.decode(errors="replace") for line in whole)
-    if rest:
-        yield rest.decode(errors="replace")

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,11 +32,13 @@ from deployer.runtimes.base import (
     Mount,
     Once,
     Unit,
+    deployment_of,
     ending,
     errors_in,
     fill,
     resident,
     watched,
+    within,
 )
 from deployer.runtimes.living import Member, confinement, family
 
@@ -54,12 +57,11 @@ class ProcessRuntime:
     def inside(self, unit: str, model: Path, folder: Path, port: int) -> Inside:
         return Inside(
             model=str(model),
-            config=str(self._home.gateway(unit)),
-            state=str(self._home.gateway(unit) / "state"),
+            config=str(self._home.gateway(deployment_of(unit))),
+            state=str(self._home.gateway(deployment_of(unit)) / "state"),
             listen="127.0.0.1",
             engine_port=ENGINE_PORT,
             public_port=str(port),
-            engine_url=f"http://127.0.0.1:{ENGINE_PORT}",
         )
 
     def mounts(self, unit: str, folder: Path, role: str) -> tuple[Mount, ...]:
@@ -71,12 +73,12 @@ class ProcessRuntime:
         spec = {
             "generation": launch.generation,
             "port": launch.port,
+            "engine_port": unused_port(),  # the same for as long as the supervisor lives
             "fingerprint": launch.fingerprint,
             "parts": [asdict(part) for part in launch.parts],
         }
         write_json(folder / "process.json", spec, 0o600)
         unit = launch.unit
-        self._home.write_for_gateway(unit, "gateway.json", launch.told)
         environment = {
             key: value
             for key, value in self._environment.items()
@@ -103,6 +105,12 @@ class ProcessRuntime:
         while not self._marked(unit) and time.monotonic() < deadline:
             time.sleep(0.01)
 
+    def address(self, unit: str) -> str:
+        spec = read_json(self._home.deployment(unit) / "process.json")
+        if spec is None:
+            raise LaunchError(f"`{unit}` does not run")
+        return f"http://127.0.0.1:{spec['engine_port']}"
+
     def find(self, unit: str) -> Unit | None:
         spec = read_json(self._home.deployment(unit) / "process.json")
         found = {part: pid for pid, part in self._marked(unit)}
@@ -122,7 +130,8 @@ class ProcessRuntime:
         )
 
     def units(self) -> tuple[Unit, ...]:
-        names = (path.parent.name for path in sorted(self._home.root.glob("deployments/*/process.json")))
+        root = self._home.root / "deployments"
+        names = (path.parent.relative_to(root).as_posix() for path in sorted(root.rglob("process.json")))
         return tuple(unit for unit in map(self.find, names) if unit)
 
     def pulse(self, unit: str) -> Hashable:
@@ -136,7 +145,7 @@ class ProcessRuntime:
         return resident(pid for pid, part in self._marked(unit) if part == "engine") or None
 
     def members(self, unit: str) -> tuple[Member, ...]:
-        return family([pid for pid, _ in self._marked(unit)])
+        return family([pid for pid, _ in self._marked(unit, below=True)])
 
     def about(self, unit: str) -> tuple[About, ...]:
         spec = read_json(self._home.deployment(unit) / "process.json") or {"parts": []}
@@ -155,12 +164,12 @@ class ProcessRuntime:
     def keep(self, unit: str) -> bool:
         return False
 
-    def stop(self, unit: str) -> None:
-        for pid, part in self._marked(unit):
+    def stop(self, unit: str, *, keep: bool = False, below: bool = True) -> None:
+        for pid, part in self._marked(unit, below=below):
             if part == "supervisor":
                 _kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + supervisor.GRACE_S + 2
-        while left := self._marked(unit):
+        while left := self._marked(unit, below=below):
             supervised = any(part == "supervisor" for _, part in left)
             if not supervised or time.monotonic() > deadline:
                 for pid, _ in left:
@@ -171,8 +180,11 @@ class ProcessRuntime:
                     hint="one in uninterruptible sleep (state D in `ps`) needs a reboot",
                 )
             time.sleep(0.05)
-        (self._home.deployment(unit) / "process.json").unlink(missing_ok=True)
-        shutil.rmtree(self._home.deployment(unit) / "scratch", ignore_errors=True)
+        for path in self._home.deployment(unit).rglob("process.json"):
+            if within(unit, path.parent.relative_to(self._home.root / "deployments").as_posix(), below=below):
+                if not keep:
+                    path.unlink(missing_ok=True)
+                shutil.rmtree(path.with_name("scratch"), ignore_errors=True)
 
     def logs(self, unit: str, *, lines: int | None = None, follow: bool = False) -> Iterator[str]:
         path = self._home.deployment(unit) / "log"
@@ -191,7 +203,7 @@ class ProcessRuntime:
     def commands(self, launch: Launch) -> tuple[str, ...]:
         lines = []
         for part in launch.parts:
-            words = [word.replace(ENGINE_PORT, str(launch.port + 1)) for word in part.arguments]  # any that is free
+            words = [word.replace(ENGINE_PORT, "8001") for word in part.arguments]  # any that is free
             named = (f"{key}={shlex.quote(value)}" for key, value in {**OFFLINE, **part.environment}.items())
             lines.append(" ".join([*named, shlex.join(words)]))
         return tuple(lines)
@@ -234,16 +246,19 @@ class ProcessRuntime:
     def _mark(self, unit: str) -> str:
         return f"{self._home.root}:{unit}"
 
-    def _marked(self, unit: str) -> list[tuple[int, str]]:
+    def _marked(self, unit: str, *, below: bool = False) -> list[tuple[int, str]]:
         """(pid, part) of this user's processes that carry the mark of `unit`; children carry it too."""
         wanted = f"{_MARK}={self._mark(unit)}".encode()
+        lower = wanted + b"/"
         found = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
                 continue
             try:
                 entries = (folder / "environ").read_bytes().split(b"\0")
-                if wanted not in entries or " Z " in (folder / "stat").read_text():
+                if not (wanted in entries or (below and any(entry.startswith(lower) for entry in entries))):
+                    continue
+                if " Z " in (folder / "stat").read_text():
                     continue
             except OSError:
                 continue  # it has just ended, or belongs to somebody else
@@ -255,6 +270,13 @@ class ProcessRuntime:
         # other parts may write more while they are ended
         found = [line for line in self.logs(unit, lines=200) if line.startswith("supervisor: ")]
         return found[-1].removeprefix("supervisor: ") if found else None
+
+
+def unused_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing holds now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _words(pid: int | None) -> list[str]:

@@ -6,17 +6,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from deployer.runtimes.base import Launch, Part
-from deployer.runtimes.container import LABEL, PORT, Ground, create
+from deployer.runtimes.base import Launch, Part, deployment_of
+from deployer.runtimes.container import LABEL, PORT, Ground, create, joins, networks
 
 
 def as_commands(launch: Launch, ground: Ground) -> tuple[str, ...]:
     """The networks, then one `docker run` for each part. What the gateway is told lies in the folder that it gets."""
-    inner = len(launch.parts) > 1
-    lines = [_network(launch, ground, inner=one) for one in ((True, False) if inner else (False,))]
+    lines = [_network(launch, ground, inner=inner) for inner in networks(launch)]
     made = [create(launch, part, ground) for part in launch.parts]
     lines += [as_command(one, part) for one, part in zip(made, launch.parts, strict=True)]
-    if inner:
+    if joins(launch):
         network = ground.network(launch.unit, inner=True)
         lines.append(shlex.join(["docker", "network", "connect", network, made[-1]["name"]]))
     return tuple(lines)
@@ -40,7 +39,8 @@ def as_command(create: Mapping[str, Any], part: Part) -> str:
     if policy := host.get("RestartPolicy"):
         words += ["--restart", policy["Name"]]
     if create["networking_config"]:
-        words += ["--network-alias", part.role]
+        ((_, endpoint),) = create["networking_config"]["EndpointsConfig"].items()
+        words += ["--network-alias", *endpoint["Aliases"]]
     for bindings in (host.get("PortBindings") or {}).values():
         words += ["-p", f"{bindings[0]['HostIp']}:{bindings[0]['HostPort']}:{PORT}"]
     for bind in host.get("Binds") or ():
@@ -59,5 +59,5 @@ def _network(launch: Launch, ground: Ground, *, inner: bool) -> str:
     words = ["docker", "network", "create", *(["--internal"] if inner else [])]
     options = ground.options(inner=inner, outside=launch.outside)
     words += [word for pair in options.items() for word in ("--opt", "=".join(pair))]
-    label = f"{LABEL}.network={ground.tag}-{launch.unit}"
+    label = f"{LABEL}.network={ground.tag}-{deployment_of(launch.unit)}"
     return shlex.join([*words, "--label", label, ground.network(launch.unit, inner=inner)])

@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def main(spec_path: str) -> int:
     if not landlock():
         sys.stdout.write("note: this kernel has no Landlock: the engine may write and connect as this user may\n")
         sys.stdout.flush()
-    port = str(_free_port())
+    port = str(spec["engine_port"])
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     pause = 1.0
     try:
@@ -188,12 +187,6 @@ def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
 def _say(text: str) -> None:
     sys.stdout.write(f"supervisor: {text}\n")
     sys.stdout.flush()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
