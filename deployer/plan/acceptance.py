@@ -44,7 +44,7 @@ def accept(step: Accept, floor: float | None, *, size: int = 0) -> Measured:
     import httpx
 
     key = step.key_file.read_text().strip() if step.key_file else None
-    names = [alias(unit) for unit in step.engines]
+    names: list[str | None] = [alias(unit) for unit in step.engines] or [None]
     try:
         # llama-server ends its connections without notice: every request takes a new one
         alone = httpx.Limits(max_keepalive_connections=0)
@@ -61,7 +61,7 @@ def accept(step: Accept, floor: float | None, *, size: int = 0) -> Measured:
 
 
 def _accept(
-    client: httpx.Client, step: Accept, floor: float | None, size: int, key: str | None, name: str
+    client: httpx.Client, step: Accept, floor: float | None, size: int, key: str | None, name: str | None
 ) -> Measured:
     """The acceptance of one engine."""
     measured = ask(client, step.model, step.kind, key, name)

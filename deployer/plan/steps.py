@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from deployer import resources
 from deployer.frozen import dataclass
@@ -123,9 +123,7 @@ class Fit:
     def title(self) -> str:
         return f"check that {self.concurrency} × {self.context} tokens fit"
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        return ()
+    commands: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,7 @@ class Clear:
     def title(self) -> str:
         return f"stop what else there is of {self.unit}"
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        return ()
+    commands: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -162,9 +158,7 @@ class Pause:
     def title(self) -> str:
         return f"stop generation {self.generation} before the next one starts: {self.because}"
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        return ()
+    commands: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -242,9 +236,7 @@ class Switch:
     def title(self) -> str:
         return "let requests in" if self.old is None else "switch; what the old engines have begun, they end"
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        return ()
+    commands: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,14 @@ PROCESSOR = Device("cpu", "some processor", 1, 8 << 30, 8 << 30, 20e9, "ddr")
 RECORD = Record(
     name="cpu-small", profile="p.yaml", runtime="process", url="http://127.0.0.1:8000/v1", model="m", kind="chat",
     model_id="m-123", key_file=None, accepted="2026-01-31T12:00:00Z", first_token=0.0512, rate=88.5,
-    launch=Launch("cpu-small", 1, 8000, ()),
+    generation=1,
+    engines=(Launch("cpu-small/g1/1", 1, None, ()),),
+    gateway=Launch("cpu-small", 1, 8000, ()),
+    told={"generation": 1},
+    context=4096,
+    concurrency=2,
+    engine="llamacpp",
+    size=98362432,
 )  # fmt: skip
 ANSWER = Measured("Paris.", 24, 0.05123, 88.512)
 

