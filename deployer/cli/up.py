@@ -64,7 +64,10 @@ def command(
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for on the command line. `drain` in seconds, `share` of the rate of the generation before."""
+    """What was asked for on the command line. `drain` in seconds, `share` of the rate of the generation before.
+
+    `after` is whether that one is stopped first, even where memory holds both.
+    """
 
     name: str
     runtime: str | None
@@ -72,6 +75,7 @@ class Asked:
     stall: float
     dry_run: bool
     as_json: bool
+    after: bool = False
     share: float = 0.0
     drain: float = plan.DRAIN_S
 
@@ -143,6 +147,8 @@ def _beside(
     def way(one: Choice) -> plan.Way:
         return plan.follows(ran, plan.need(one, now), one.gpus, now, share=asked.share, drain=asked.drain)
 
+    if asked.after:
+        return choice, plan.Way(False, "as it was asked for", asked.share, asked.drain)
     first = way(choice)
     if first.beside or not choice.gpus:
         return choice, first

@@ -17,6 +17,7 @@ from deployer.cli.which import which
               help="The part of the old tokens/s that the new generation must give.")  # fmt: skip
 @click.option("--drain", type=click.FloatRange(0), default=plan.DRAIN_S, show_default=True, metavar="SECONDS",
               help="How long the old generation may end what it has begun.")  # fmt: skip
+@click.option("--after", is_flag=True, help="Stop the old generation first, even where memory holds both.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--stall", type=click.FloatRange(1), default=120, show_default=True,
               help="Give up when the engine makes no progress for so many seconds.")  # fmt: skip
@@ -30,6 +31,7 @@ def command(
     profile_name: str | None,
     share: float,
     drain: float,
+    after: bool,
     dry_run: bool,
     stall: float,
     as_json: bool,
@@ -46,5 +48,5 @@ def command(
     port = record.gateway.port
     path = profile.find(profile_name) if profile_name else record.profile
     wanted, reasons, facts = up.choose(here, str(path), record.name, port)
-    asked = up.Asked(record.name, record.runtime, port, stall, dry_run, as_json, share, drain)
+    asked = up.Asked(record.name, record.runtime, port, stall, dry_run, as_json, after, share, drain)
     up.bring(here, asked, wanted, reasons, facts)

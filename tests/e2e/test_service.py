@@ -81,7 +81,7 @@ def test_start_says_what_is_missing(box: Box, runtime: str) -> None:
     path = box.home / "deployments/small/deployment.json"
     record = json.loads(path.read_text())
     box.run("down", "--keep")
-    part = record["launch"]["parts"][0]
+    part = record["engines"][0]["parts"][0]
     if runtime == "docker":
         part["image"] = "deployer/llamacpp:gone"
     else:

@@ -131,7 +131,7 @@ def test_what_a_profile_leaves_open_is_what_the_memory_holds(box: Box, runtime: 
     record = json.loads((box.home / "deployments/open/deployment.json").read_text())
     context, users = record["context"], record["concurrency"]
     assert context == 8192 and 1 <= users <= 4
-    words = record["launch"]["parts"][0]["arguments"]
+    words = record["engines"][0]["parts"][0]["arguments"]
     assert words[words.index("--ctx-size") + 1] == str(context * users)
     assert words[words.index("--cache-type-k") + 1] == "q8_0"
     assert not box.up(wanted, "--runtime", runtime)["changed"]
