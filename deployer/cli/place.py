@@ -113,19 +113,6 @@ class Place:
                 found.add(about.port)
         return found
 
-    def members_of(self, unit: str) -> set[int]:
-        """The processes of a deployment, on any runtime, by number."""
-        from deployer import runtimes
-        from deployer.errors import RuntimeUnavailable
-
-        found = set()
-        for name in runtimes.RUNTIMES:
-            try:
-                found |= {one.pid for one in self.runtime(name).members(unit)}
-            except RuntimeUnavailable:
-                continue
-        return found
-
     def seen_by(self, facts: host.Host, wanted: Profile, unit: str) -> host.Host:
         """`facts` as they are for the deployment `unit`: a port that it holds itself is not taken."""
         fact = facts.ports[str(wanted.serving.port)]

@@ -95,10 +95,11 @@ def bring(here: Place, asked: Asked, wanted: Profile, reasons: tuple[str, ...], 
             except BuildError as error:
                 chosen = plan.without_images(wanted, asked.runtime, error)
         now = facts
-        facts = plan.without(facts, here.members_of(label))  # what it holds is free for what takes its place
+        record = plan.load_record(here.home, label)
+        if record:  # what it holds is free for what takes its place
+            facts = plan.without(facts, {one.pid for one in here.runtime(record.runtime).members(label)})
         _refuse(facts, dataclasses.replace(wanted, runtime=chosen[0]))
         runs = here.runtime(chosen[0])
-        record = plan.load_record(here.home, label)
         before = plan.before(here.home, label, wanted, record, facts, screen.say, forget=not asked.dry_run)
         if not before and not asked.dry_run:
             now = facts = _known(here, facts, wanted, screen)
