@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 
 from deployer.errors import DeployerError, LaunchError
 from deployer.plan import failed
@@ -12,8 +11,7 @@ from deployer.plan.acceptance import healthy
 from deployer.plan.apply import World
 from deployer.plan.generations import situation
 from deployer.plan.record import Record
-from deployer.plan.standing import settle, stands, wait
-from deployer.plan.steps import Ready
+from deployer.plan.standing import settle, stands
 
 
 def again(record: Record, world: World) -> float | None:
@@ -26,13 +24,9 @@ def again(record: Record, world: World) -> float | None:
         return None
     try:
         try:
-            settle(record, world)
+            settle(record, world, partial(situation, record, world))
         except LaunchError as error:
             raise failed.unstarted(error, situation(record, world)) from error
-        certificate = Path(record.certificate) if record.certificate else None
-        engines = tuple(one.unit for one in record.engines)
-        ready = Ready(record.name, record.url.removesuffix("/v1"), engines, certificate)
-        wait(ready, world, partial(situation, record, world))
     except (DeployerError, KeyboardInterrupt):
         world.runtime.stop(record.name)
         raise

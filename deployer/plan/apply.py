@@ -98,7 +98,7 @@ def apply(choice: Choice, steps: Sequence[Step], world: World) -> Record:
     except BaseException as error:
         if isinstance(error, DeployerError):
             refuse(world.home, choice.name, number, error.message)
-        standing.go_back(ran, choice.name, world)
+        standing.go_back(ran, choice.name, world, partial(failed.situation, choice, world.facts))
         raise
 
 

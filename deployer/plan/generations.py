@@ -121,7 +121,7 @@ def roll_back(record: Record, number: int | None, world: World, *, drain: float 
                 case _:
                     standing.do(step, world)
     except BaseException:
-        standing.go_back(ran, record.name, world)
+        standing.go_back(ran, record.name, world, partial(situation, record, world))
         raise
     assert measured is not None
     back = replace(target, kept=record.generation)

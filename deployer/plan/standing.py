@@ -87,22 +87,27 @@ def _switch(step: Switch, world: World) -> None:
     new = {alias(one.unit) for one in step.new.engines}
     _wait(step, lambda told: all(told.get(one, {}).get("state") == "active" for one in new), _TAKEN_S)
     if step.old and len(sides) > 1:
-        world.progress.say("the new engines get all requests; the old ones end what they have begun")
         _drained(step, step.old, step.drain, world)
         door.tell(step.name, [step.new], home=world.home, runtime=world.runtime)
     for launch in step.old.engines if step.old else ():
         world.runtime.stop(launch.unit, keep=True)
 
 
-def settle(record: Record, world: World) -> None:
-    """Makes exactly `record` run: its engines, its gateway before them, and nothing else but what is kept."""
-    _start(Start(record.engines, ()), world)
-    door.tell(record.name, [Side(record.told, record.engines)], home=world.home, runtime=world.runtime)
-    _stand(record.gateway, world)
+def settle(record: Record, world: World, at: Callable[[], Situation]) -> None:
+    """Makes exactly `record` run and answer: its engines, its gateway before them, nothing else but what is kept."""
     clear(Clear(record.name, (*record.engines, record.gateway), kept_units(world.home, record)), world)
+    loads = not all(running(one, world.runtime) for one in record.engines)
+    _start(Start(record.engines, ()), world)
+    side = Side(record.told, record.engines, "candidate" if loads else "active")  # requests wait for it meanwhile
+    door.tell(record.name, [side], home=world.home, runtime=world.runtime)
+    _stand(record.gateway, world)
+    certificate = Path(record.certificate) if record.certificate else None
+    engines = tuple(one.unit for one in record.engines)
+    wait(Ready(record.name, record.url.removesuffix("/v1"), engines, certificate), world, at)
+    door.tell(record.name, [replace(side, state="active")], home=world.home, runtime=world.runtime)
 
 
-def go_back(record: Record | None, name: str, world: World) -> None:
+def go_back(record: Record | None, name: str, world: World, at: Callable[[], Situation]) -> None:
     """After a failure: what ran before runs again, as `record`, or nothing does. Never raises."""
     try:
         if record is None:
@@ -113,7 +118,7 @@ def go_back(record: Record | None, name: str, world: World) -> None:
             world = replace(world, runtime=world.other(record.runtime))
         if not stands(record, world.runtime):
             world.progress.say(f"going back to generation {record.generation}")
-        settle(record, world)
+        settle(record, world, at)
     except DeployerError as error:
         world.progress.say(f"what ran before does not start again: {error.message}")
         if record is not None:

@@ -136,7 +136,7 @@ class Clear:
 
     @property
     def title(self) -> str:
-        return f"stop what else there is of {self.unit}"
+        return f"stop what earlier attempts left of {self.unit}"
 
     commands: ClassVar[tuple[str, ...]] = ()
 
