@@ -14,6 +14,7 @@ from deployer.cli.place import Place, place
 from deployer.errors import QuestionError, RuntimeUnavailable
 from deployer.plan import Released
 from deployer.quantity import format_size
+from deployer.runtimes.base import deployment_of
 
 
 @click.command("down")
@@ -89,7 +90,7 @@ def _units(here: Place) -> dict[str, set[str]]:
     for runtime in ("process", "docker"):
         try:
             for unit in here.runtime(runtime).units():
-                found.setdefault(unit.name, set()).add(runtime)
+                found.setdefault(deployment_of(unit.name), set()).add(runtime)
         except RuntimeUnavailable:
             continue  # without an engine there are no containers of ours to stop
     return found
