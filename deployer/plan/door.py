@@ -114,8 +114,9 @@ def prepare(choice: Choice, home: Home) -> None:
     keys.ensure_owner(home, choice.name)
     remote = choice.profile.gateway.remote
     key = choice.profile.path.parent / remote.key_file if remote and remote.key_file else None
-    files = (*certificates(choice.profile), key)
-    for source, name in zip(files, (CERTIFICATE, CERTIFICATE_KEY, _REMOTE_KEY), strict=True):
+    certificate, its_key = certificates(choice.profile)
+    # the certificate last: a gateway that runs takes both when that changes
+    for source, name in ((its_key, CERTIFICATE_KEY), (certificate, CERTIFICATE), (key, _REMOTE_KEY)):
         if source is not None:
             folder = home.gateway(choice.name)
             write_whole(folder / name, _read(source), 0o600, like=folder)
