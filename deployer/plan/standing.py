@@ -116,8 +116,8 @@ def go_back(record: Record | None, name: str, world: World, at: Callable[[], Sit
         if record.runtime != world.runtime.name:
             world.runtime.stop(name)
             world = replace(world, runtime=world.other(record.runtime))
-        if not stands(record, world.runtime):
-            world.progress.say(f"going back to generation {record.generation}")
+        goes_on = stands(record, world.runtime)
+        world.progress.say(f"{'' if goes_on else 'going back to '}generation {record.generation}{' goes on' * goes_on}")
         settle(record, world, at)
     except DeployerError as error:
         world.progress.say(f"what ran before does not start again: {error.message}")
