@@ -22,7 +22,6 @@ from deployer.quantity import format_size
 from deployer.runtimes.base import anonymous
 from deployer.sizing import wanted
 from deployer.sizing.memory import Memory as Terms
-from deployer.sizing.memory import Use, memory
 
 if TYPE_CHECKING:
     from deployer.plan.apply import World
@@ -58,8 +57,7 @@ def needed(choice: Choice, described: Description | None) -> Terms | None:
     """The same, term by term, for a model that is described; None for one that is not."""
     if described is None:
         return None
-    use = Use(choice.context, choice.concurrency, len(choice.gpus), wanted.number(choice.profile))
-    return memory(described, choice.engine.name, use)
+    return wanted.served(described, choice.profile, choice.context, choice.concurrency)
 
 
 def room(names: Sequence[str], facts: Host) -> int | None:
@@ -99,7 +97,7 @@ def roll_back(record: Record, number: int | None, world: World, *, drain: float 
     """
     target = _target(record, number, world)
     ran = record if standing.runs(record, world.runtime) else None
-    names = target.engines[0].parts[0].gpus
+    names = tuple(gpu for launch in target.engines for gpu in launch.parts[0].gpus)
     way = follows(record, target.need, names, world.facts, share=0.0, drain=drain) if ran else Way(True, "")
     accept = Accept(
         target.name, target.url.removesuffix("/v1"), target.model, target.kind,

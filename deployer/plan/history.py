@@ -19,8 +19,6 @@ from deployer.plan.resolve import Choice
 from deployer.runtimes import Runtime
 from deployer.sizing import devices, speed, wanted
 from deployer.sizing.devices import Device
-from deployer.sizing.memory import Use
-from deployer.sizing.memory import memory as sized
 
 _FILE = "history.jsonl"
 _PROMPT = 40  # tokens, about, of the question that the acceptance asks
@@ -96,14 +94,15 @@ def measured(
     )
     if model is None:
         return one
-    use = Use(choice.context, choice.concurrency, len(choice.gpus), wanted.number(choice.profile))
-    one = replace(one, expected_memory=sized(model, choice.engine.name, use).total)
+    gpus, number = wanted.each(choice.profile), wanted.number(choice.profile)
+    expected = wanted.served(model, choice.profile, choice.context, choice.concurrency)
+    one = replace(one, expected_memory=expected.total)
     if device is None or not device.speed:
         return one
     try:
         told = speed.speed(
             model, choice.engine.name, bandwidth=device.speed, memory=device.type, context=_PROMPT + found.tokens,
-            gpus=max(1, len(choice.gpus)), number=use.number,
+            gpus=max(1, gpus), number=number,
         )  # fmt: skip
     except KeyError:
         return one  # nobody measured that engine on such memory

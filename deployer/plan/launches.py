@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from deployer.home import Home
 from deployer.plan import door
 from deployer.plan.resolve import Choice
 from deployer.runtimes import Launch, Part, Runtime
+from deployer.sizing import wanted
 
 
 def where(choice: Choice) -> str:
@@ -38,9 +40,9 @@ def launches(
         port=inside.engine_port,
         context=choice.context,
         concurrency=choice.concurrency,
-        threads=choice.threads,
+        threads=max(1, choice.threads // choice.profile.serving.replicas),
         key_file=str(key) if key else None,
-        gpus=len(choice.gpus),
+        gpus=wanted.each(choice.profile) if choice.gpus else 0,
         half=choice.half,
         cache=choice.profile.serving.cache,
         share=choice.share,
@@ -51,7 +53,6 @@ def launches(
         image=choice.program if containers else None,
         environment=choice.engine.environment,
         mounts=runtime.mounts(choice.name, choice.folder, "engine"),
-        gpus=choice.gpus,
         gpu_injection=choice.gpu_injection,
         compiles=choice.engine.compiles,
     )
@@ -74,8 +75,18 @@ def launches(
     told = door.told(choice, inside, generation, key)
     outside = any((told[name] or {}).get("url") for name in ("safety", "remote"))
     address = choice.profile.serving.address
-    engine = Launch(f"{choice.name}/g{generation}/1", generation, None, (engine_part,))
-    return (engine,), Launch(choice.name, generation, choice.port, (gateway_part,), address, outside), told
+    engines = tuple(
+        Launch(f"{choice.name}/g{generation}/{number}", generation, None, (replace(engine_part, gpus=gpus),))
+        for number, gpus in enumerate(_shares(choice), 1)
+    )
+    return engines, Launch(choice.name, generation, choice.port, (gateway_part,), address, outside), told
+
+
+def _shares(choice: Choice) -> tuple[tuple[str, ...], ...]:
+    """The GPUs of each engine, neighbours together."""
+    replicas = choice.profile.serving.replicas
+    each = len(choice.gpus) // replicas
+    return tuple(choice.gpus[at * each : (at + 1) * each] for at in range(replicas))
 
 
 def key_file(choice: Choice, home: Home) -> Path | None:

@@ -25,7 +25,6 @@ from deployer.plan.steps import Accept, Pause, Step, Switch, Way, steps
 from deployer.profile import Profile
 from deployer.quantity import format_size
 from deployer.sizing import wanted
-from deployer.sizing.memory import Use, memory
 
 if TYPE_CHECKING:
     from deployer.plan.apply import World
@@ -194,11 +193,9 @@ def _fits(
     short: Shortage, choice: Choice, share: float, described: Description | None
 ) -> Callable[[int, int], bool]:
     """Whether a setting should hold, by what was reported and, in bytes, by sizing's arithmetic."""
-    gpus, number = len(choice.gpus), wanted.number(choice.profile)
-
     def need(context: int, users: int) -> int:
         assert described is not None
-        return memory(described, choice.engine.name, Use(context, users, gpus, number)).total
+        return wanted.served(described, choice.profile, context, users).total
 
     if short.tokens is not None:
         most = short.tokens

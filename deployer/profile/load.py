@@ -214,6 +214,10 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
     if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:
         at = line("requirements", "gpu", "free_vram")
         problems.append(f"{path}:{at}: requirements.gpu.free_vram: more than vram (at most {gpu['vram']} B)")
+    replicas = (raw.get("serving") or {}).get("replicas", 1)
+    if gpu and gpu.get("count", 1) % replicas:
+        count = gpu.get("count", 1)
+        problems.append(f"{path}:{line('serving')}: serving.replicas: {count} GPUs are not divided by {replicas}")
 
 
 def _profile(path: Path, raw: dict[str, Any]) -> Profile:

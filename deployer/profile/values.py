@@ -72,10 +72,14 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class Serving:
-    """`context` in tokens and `concurrency` in requests: None leaves them to what the memory holds."""
+    """`context` in tokens and `concurrency` in requests: None leaves them to what the memory holds.
+
+    `replicas` engines serve it, each with its own part of the GPUs, or of the processor.
+    """
 
     context: int | None = None
     concurrency: int | None = None
+    replicas: int = 1
     cache: str = "16-bit"
     address: str = "127.0.0.1"
     port: int = 8000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deployer.frozen import dataclass
 from deployer.models.metadata import Description
 from deployer.quantity import format_size
@@ -56,6 +58,10 @@ class Memory:
 
     def part(self, name: str) -> int:
         return sum(part.bytes for part in self.parts if part.name == name)
+
+    def times(self, number: int) -> Memory:
+        """What so many of it need together, on one device."""
+        return replace(self, parts=tuple(replace(part, bytes=part.bytes * number) for part in self.parts))
 
     def __str__(self) -> str:
         told = ", ".join(f"{p.name} {format_size(p.bytes)}" for p in self.parts if p.bytes)

@@ -58,16 +58,28 @@ def need(profile: Profile, headers: Description | None = None) -> Memory | None:
 
     Where the profile leaves context and concurrency out, the least that is worth serving counts.
     """
-    gpus = profile.requirements.gpu.count if profile.requirements.gpu else 0
     serving = profile.serving
     if found := described(profile, headers):
         context = serving.context or min(fit.WANTED, found.context)
-        return memory(found, profile.engine, Use(context, serving.concurrency or 1, gpus, number(profile)))
+        return served(found, profile, context, serving.concurrency or 1)
+    gpus = each(profile)
     if not profile.model.size:
         return None
     share = -(-profile.model.size // max(1, gpus))
     parts = (Part("weights", share, "what is fetched"), Part("process", PROGRAM[profile.engine], "the program"))
-    return Memory(profile.engine, gpus, parts)
+    whole = Memory(profile.engine, gpus, parts)
+    return whole if gpus else whole.times(serving.replicas)
+
+
+def each(profile: Profile) -> int:
+    """The GPUs that each engine of the profile has, 0 for none."""
+    return profile.requirements.gpu.count // profile.serving.replicas if profile.requirements.gpu else 0
+
+
+def served(found: Description, profile: Profile, context: int, users: int) -> Memory:
+    """What the engines of the profile take: each GPU, or the system for all of them."""
+    whole = memory(found, profile.engine, Use(context, users, each(profile), number(profile)))
+    return whole if whole.gpus else whole.times(profile.serving.replicas)
 
 
 def choose(profile: Profile, headers: Description | None, device: Device | None) -> Chosen:
@@ -82,7 +94,8 @@ def choose(profile: Profile, headers: Description | None, device: Device | None)
     if found is None or device is None:
         return Chosen(serving.context or fit.WANTED, serving.concurrency or 1, "the model's headers are not known yet")
     kind = device.kind
-    room = replace(device, memory=int(device.memory * SHARE[kind]))
+    share = SHARE[kind] if kind == "gpu" else SHARE[kind] / serving.replicas
+    room = replace(device, memory=int(device.memory * share), count=each(profile) or 1)
     most = fit.answer(found, profile.engine, room, users=serving.concurrency, number=number(profile))
     if not most.fits:
         raise QuestionError(
@@ -94,8 +107,9 @@ def choose(profile: Profile, headers: Description | None, device: Device | None)
         found, profile.engine, room, context=context, users=serving.concurrency, number=number(profile)
     )
     users = serving.concurrency or min(whole.users, USERS[kind])
-    share = "" if SHARE[kind] == 1 else f", in {SHARE[kind]:.0%} of what is free"
-    return Chosen(context, max(1, users), f"what {device.label} holds{share}")
+    part = "" if SHARE[kind] == 1 else f", in {SHARE[kind]:.0%} of what is free"
+    engines = f", for {serving.replicas} engines" if serving.replicas > 1 else ""
+    return Chosen(context, max(1, users), f"what {device.label} holds{part}{engines}")
 
 
 def less(profile: Profile, now: tuple[int, int], fits: Callable[[int, int], bool]) -> tuple[int, int] | None:
