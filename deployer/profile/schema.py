@@ -184,7 +184,7 @@ PROFILE = Section(
                     _whole(1, 1024), "requests that one engine serves at once; without this, what the memory holds"
                 ),
                 "replicas": Key(
-                    _whole(1, 64), "engines behind the gateway, each with its own share of the GPUs, or of the cores (1)"
+                    _whole(1, 64), "engines behind the gateway, each with its share of the GPUs or of the cores (1)"
                 ),
                 "cache": Key(_choice("16-bit", "8-bit"), "numbers of the cache; 8 bits hold twice the tokens"),
                 "address": Key(ADDRESS, "where it can be reached; `0.0.0.0` is every network of this host (127.0.0.1)"),

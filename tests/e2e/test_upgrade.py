@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -161,6 +162,26 @@ def test_a_kill_leaves_the_old_one_serving_and_the_next_call_goes_on(box: Box, r
     assert history(box) == [(1, "kept"), (2, "runs")]
     names = [line for line in running(box) if "engine" in line]
     assert len(names) == 1, names
+
+
+def test_of_two_engines_one_may_be_killed(box: Box, runtime: str) -> None:
+    wanted = profile(box, "small", serving="{context: 2048, concurrency: 2, replicas: 2}")
+    first = box.up(wanted, "--runtime", runtime)
+    pids = engine_pids(box)
+    assert len(pids) == 2
+    headers = {"Authorization": f"Bearer {Path(first['key_file']).read_text().strip()}"}
+    body = {"model": first["model"], "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+
+    def asked(content: str) -> str:
+        body["messages"] = [{"role": "user", "content": content}]
+        answer = httpx.post(f"{first['url']}/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-deployer-replica"]
+
+    assert {asked(str(n)) for n in range(12)} == {"g1-1", "g1-2"}
+    for pid in pids[0]:
+        os.kill(pid, signal.SIGKILL)
+    assert {asked(str(n)) for n in range(12)} <= {"g1-1", "g1-2"}
 
 
 def engine_pids(box: Box) -> Any:

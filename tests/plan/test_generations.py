@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,8 @@ from deployer.plan.record import generation, kept_units, refuse, save_record
 from deployer.plan.steps import Accept, Clear, Open, Pause, Start, Switch
 from deployer.profile import Profile
 from deployer.runtimes import runtime
+from deployer.sizing import catalogue
+from deployer.sizing.wanted import served
 from tests import hosts
 
 NAMED = {path.stem: profile.load(path) for path in profile.shipped()}
@@ -183,3 +186,40 @@ def test_a_record_of_another_version_is_no_record(home: Home) -> None:
     path = home.deployment("cpu-small") / "deployment.json"
     path.write_text(path.read_text().replace('"engines"', '"launch"'))
     assert plan.load_record(home, "cpu-small") is None
+
+
+def test_one_engine_for_each_gpu(home: Home) -> None:
+    two = NAMED["gpu-2x24gb"]
+    cards = tuple(hosts.gpu(n, name="NVIDIA RTX 4090", vram=24564, capability="8.9") for n in (0, 1))
+    facts = replace(hosts.RTX, gpus=cards)
+    runs = runtime("docker", home, "unix:///nowhere", {})
+
+    def started(replicas: int) -> tuple[Start, Side]:
+        wanted = replace(two, serving=replace(two.serving, replicas=replicas))
+        choice = resolve(facts, wanted, home=home, runtime=("docker", "so"), base="debian:x")
+        found = plan.steps(choice, home=home, runtime=runs, generation=3)
+        return one(found, Start), one(found, Open).new
+
+    (whole,) = started(1)[0].launches
+    assert whole.parts[0].gpus == ("0", "1")
+    start, side = started(2)
+    assert [launch.unit for launch in start.launches] == ["gpu-2x24gb/g3/1", "gpu-2x24gb/g3/2"]
+    assert [launch.parts[0].gpus for launch in start.launches] == [("0",), ("1",)]
+    door.tell("gpu-2x24gb", [side], home=home, runtime=runs)
+    told = json.loads((home.gateway("gpu-2x24gb") / "gateway.json").read_text())
+    assert [one["url"] for one in told["models"][0]["replicas"]] == ["http://g3-1:8080", "http://g3-2:8080"]
+
+
+def test_engines_share_the_cores_and_need_memory_for_each(home: Home) -> None:
+    wanted = replace(CPU, serving=replace(CPU.serving, replicas=3))
+    start = one(planned(home, wanted, 1), Start)
+    words = start.launches[0].parts[0].arguments
+    assert len(start.launches) == 3 and words[words.index("--threads") + 1] == "2", "of eight"
+    described = catalogue.of(NAMED["gpu-8gb"].model)
+    assert described, "it is in the catalogue"
+    single, three = (served(described, replace(CPU, serving=replace(CPU.serving, replicas=n)), 4096, 2) for n in (1, 3))
+    assert three.total == 3 * single.total
+    gpu = NAMED["gpu-2x24gb"]
+    apart = served(described, replace(gpu, serving=replace(gpu.serving, replicas=2)), 4096, 2)
+    assert apart.total == served(described, replace(gpu, requirements=replace(gpu.requirements, gpu=replace(
+        gpu.requirements.gpu, count=1))), 4096, 2).total, "each has its own GPU"  # fmt: skip
