@@ -29,7 +29,7 @@ from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, door, failed, history, smaller
+from deployer.plan import acceptance, door, failed, history, kinds, smaller
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.record import Record, forget, load_record, save_record
@@ -195,10 +195,7 @@ def _fit(step: Fit, choice: Choice, world: World) -> None:
             f"the model was trained for {header.context} tokens, the profile asks for {step.context}",
             hint=f"set serving.context to {header.context} or less in {choice.profile.path}",
         )
-    if choice.profile.model.kind == "chat" and not header.chat_template:
-        raise Refused(
-            "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
-        )
+    kinds.agree(choice.profile, model.weights, header.chat_template)
     try:
         described = wanted.described(choice.profile, metadata.describe(model.weights))
         assert described is not None, "it was converted to what the engine loads"
@@ -318,7 +315,7 @@ def wait(step: Ready, engine: Engine, world: World, at: Callable[[], Situation])
 def _accept(step: Accept, choice: Choice, world: World) -> Measured:
     """The acceptance; when it fails, the engine's own first error stands beside what was seen from outside."""
     try:
-        return acceptance.accept(step, _floor(choice, world))
+        return acceptance.accept(step, _floor(choice, world), world.progress.say)
     except AcceptanceFailed as error:
         raise failed.unaccepted(error, failed.situation(choice, world.facts), world) from error
 

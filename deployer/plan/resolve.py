@@ -45,6 +45,7 @@ class Choice:
     context: int
     concurrency: int
     share: float
+    whole: bool
     reasons: tuple[str, ...]
 
 
@@ -158,6 +159,7 @@ def resolve(
         context=served.context,
         concurrency=served.users,
         share=_share(taken),
+        whole=wanted.whole(profile, checks.headers_of(host, profile)),
         reasons=tuple(said),
     )
 

@@ -155,7 +155,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Accept:
-    """A real completion: the right shape, with the key only, at a speed this host should give."""
+    """A real answer: the right shape, with the key only, at a speed this host should give."""
 
     unit: str
     url: str
@@ -169,7 +169,8 @@ class Accept:
 
     @property
     def title(self) -> str:
-        return f"accept {self.unit}: a streamed {self.kind}, measured"
+        what = "embeddings" if self.kind == "embedding" else f"a streamed {self.kind}"
+        return f"accept {self.unit}: {what}, measured"
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -230,6 +231,8 @@ def launch(choice: Choice, *, home: Home, runtime: Runtime, generation: int) -> 
         half=choice.half,
         cache=choice.profile.serving.cache,
         share=choice.share,
+        kind=choice.profile.model.kind,
+        whole=choice.whole,
     )
     engine_part = Part(
         role="engine",
@@ -278,5 +281,8 @@ def example(url: str, model: str, kind: str, key: Path | None, certificate: Path
     if kind == "chat":
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
         return f"curl {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'"
+    if kind == "embedding":
+        body = f'{{"model": "{model}", "input": "The capital of France is Paris."}}'
+        return f"curl {url}/v1/embeddings{header} -H 'Content-Type: application/json' -d '{body}'"
     body = f'{{"model": "{model}", "prompt": "The capital of France is", "max_tokens": 16}}'
     return f"curl {url}/v1/completions{header} -H 'Content-Type: application/json' -d '{body}'"

@@ -17,6 +17,8 @@ from deployer.models.metadata import gguf, quantized, safetensors, shapes
 from deployer.models.metadata.config import chat_template, read
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+POOLING = "1_Pooling/config.json"  # of sentence-transformers (models/Pooling.py)
+_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 DAMAGE = (
     OSError,
     ValueError,
@@ -81,13 +83,18 @@ def _folder(folder: Path) -> Description:
     for path in sorted(folder.glob("*.safetensors")):
         with mapped(path) as data:
             found += safetensors.tensors(data)
-    return from_config(config, found, chats=chats)
+    pooled = folder / POOLING
+    return from_config(config, found, chats=chats, pooled=json.loads(pooled.read_text()) if pooled.exists() else {})
 
 
-def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Description:
-    """The model of a config.json, with the tensors of its files where those are known."""
+def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, pooled: Any = None) -> Description:
+    """The model of a config.json, with the tensors of its files where those are known.
+
+    `pooled` is what sentence-transformers says of a model that gives vectors.
+    """
+    pooling = next((name for name, key in _MODES.items() if pooled and pooled.get(key)), "")
     if not found:
-        return shapes.describe(config, chat_template=chats)
+        return replace(shapes.describe(config, chat_template=chats), pooling=pooling)
     plan = read(config)
     bits = quantized.packed(config)
     made = merged(_placed(_counted(t, bits), len(plan.kinds)) for t in found)
@@ -105,6 +112,7 @@ def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Descrip
         experts=plan.experts,
         active=plan.active,
         chat_template=chats,
+        pooling=pooling,
     )
 
 
