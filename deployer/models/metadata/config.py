@@ -90,7 +90,7 @@ def read(config: Config) -> Plan:
         shared=_shared(c, family, expert) if experts else 0,
         gated=family not in ("gpt2", "nemotron_h", "phi", "gpt_neox", "falcon", *_ENCODERS[:5]),
         tied=bool(
-            c.get("tie_word_embeddings", family in ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text"))
+            c.get("tie_word_embeddings", family in ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", *_ENCODERS))
         ),
     )
 
