@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deployer.models import metadata
+from deployer.models.headers import read_header
 from deployer.models.metadata import Layer, shapes
 from tests.models.test_metadata import shard
 from tests.sizing import ggufs
@@ -66,4 +67,6 @@ def test_a_folder_of_sentence_transformers(tmp_path: Path, mode: str, pooling: s
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps(told))
     made = metadata.describe(tmp_path)
     assert (made.pooling, made.kind, made.context) == (pooling, "embedding", 512)
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": false}')
+    assert metadata.describe(tmp_path).context == read_header(tmp_path).context == 256, "vLLM reads no more"
     assert made.weights == 4 * (30522 + 384) * 384

@@ -17,7 +17,8 @@ from deployer.models.metadata import gguf, quantized, safetensors, shapes
 from deployer.models.metadata.config import chat_template, read
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-POOLING = "1_Pooling/config.json"  # of sentence-transformers (models/Pooling.py)
+# What sentence-transformers writes of a model that gives vectors: how it pools, and how much it reads.
+VECTORS = ("1_Pooling/config.json", "sentence_bert_config.json")
 _MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 DAMAGE = (
     OSError,
@@ -83,18 +84,24 @@ def _folder(folder: Path) -> Description:
     for path in sorted(folder.glob("*.safetensors")):
         with mapped(path) as data:
             found += safetensors.tensors(data)
-    pooled = folder / POOLING
-    return from_config(config, found, chats=chats, pooled=json.loads(pooled.read_text()) if pooled.exists() else {})
+    vectors = [json.loads((folder / name).read_text()) for name in VECTORS if (folder / name).exists()]
+    return from_config(config, found, chats=chats, vectors=vectors)
 
 
-def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, pooled: Any = None) -> Description:
-    """The model of a config.json, with the tensors of its files where those are known.
+def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, vectors: Sequence[Any] = ()) -> Description:
+    """The model of a config.json, with the tensors of its files where those are known; `vectors` are those of VECTORS.
 
-    `pooled` is what sentence-transformers says of a model that gives vectors.
+    vLLM reads no more tokens than sentence-transformers would (get_sentence_transformer_tokenizer_config).
     """
-    pooling = next((name for name, key in _MODES.items() if pooled and pooled.get(key)), "")
+    said = {key: value for one in vectors for key, value in one.items()}
+    made = _from_config(config, found, chats)
+    pooling = next((name for name, key in _MODES.items() if said.get(key)), "")
+    return replace(made, pooling=pooling, context=min(made.context, said.get("max_seq_length") or made.context))
+
+
+def _from_config(config: Any, found: Sequence[Tensor], chats: bool) -> Description:
     if not found:
-        return replace(shapes.describe(config, chat_template=chats), pooling=pooling)
+        return shapes.describe(config, chat_template=chats)
     plan = read(config)
     bits = quantized.packed(config)
     made = merged(_placed(_counted(t, bits), len(plan.kinds)) for t in found)
@@ -112,7 +119,6 @@ def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, pooled: An
         experts=plan.experts,
         active=plan.active,
         chat_template=chats,
-        pooling=pooling,
     )
 
 
