@@ -30,7 +30,11 @@ ENGINE = Engine(
     name="vllm",
     formats=("safetensors",),
     own_key=False,  # its key would stand in its arguments, and guards /v1 alone
-    files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+    files=(
+        *("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
+        # how vectors are made of tokens: without these it pools as it thinks best
+        *("*_Pooling/*.json", "*_Dense/*.json", "*_Dense/*.safetensors"),
+    ),
     folder="/opt/venv/bin",
     arguments=_arguments,
     # FlashInfer's sampler would be compiled at every start, for minutes, because nothing that is written stays.

@@ -67,6 +67,9 @@ def test_a_folder_of_sentence_transformers(tmp_path: Path, mode: str, pooling: s
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps(told))
     made = metadata.describe(tmp_path)
     assert (made.pooling, made.kind, made.context) == (pooling, "embedding", 512)
+    if pooling:
+        (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": mode.partition("_")[0]}))
+        assert metadata.describe(tmp_path).pooling == pooling, "the newer way"
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": false}')
     assert metadata.describe(tmp_path).context == read_header(tmp_path).context == 256, "vLLM reads no more"
     assert made.weights == 4 * (30522 + 384) * 384

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from deployer.models.metadata.config import chat_template, read
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # What sentence-transformers writes of a model that gives vectors: how it pools, and how much it reads.
 VECTORS = ("1_Pooling/config.json", "sentence_bert_config.json")
-_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 DAMAGE = (
     OSError,
     ValueError,
@@ -95,8 +94,15 @@ def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, vectors: S
     """
     said = {key: value for one in vectors for key, value in one.items()}
     made = _from_config(config, found, chats)
-    pooling = next((name for name, key in _MODES.items() if said.get(key)), "")
-    return replace(made, pooling=pooling, context=min(made.context, said.get("max_seq_length") or made.context))
+    context = min(made.context, said.get("max_seq_length") or made.context)
+    return replace(made, pooling=_pooling(said), context=context)
+
+
+def _pooling(said: Mapping[str, Any]) -> str:
+    """`pooling_mode_mean_tokens: true`, and newer `pooling_mode: mean`, as vLLM reads them."""
+    names = [key.removeprefix("pooling_mode_") for key, value in said.items() if value is True]
+    words = (name.replace("lasttoken", "last").partition("_")[0] for name in (str(said.get("pooling_mode")), *names))
+    return next((word for word in words if word in ("cls", "mean", "last")), "")
 
 
 def _from_config(config: Any, found: Sequence[Tensor], chats: bool) -> Description:
