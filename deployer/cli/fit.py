@@ -109,9 +109,10 @@ def command(
         asked.description, there, context=context, users=users, number=number, engines=engines or ENGINES
     )
     if not found:
+        embeds = asked.description.kind == "embedding"
         raise QuestionError(
             f"no engine loads {asked.description.format} models for {asked.description.kind} on these devices",
-            hint=f"engines: {', '.join(ENGINES)}",
+            hint="llamacpp takes it as GGUF, vllm on a GPU" if embeds else f"engines: {', '.join(ENGINES)}",
         )
     if write:
         _write(write, asked, found)

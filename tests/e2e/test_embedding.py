@@ -106,4 +106,4 @@ def test_fit_writes_a_profile_that_up_takes(box: Box, model: Path) -> None:
     path = box.home.parent / "fitted.yaml"
     box.run("fit", str(model), "--users", "2", "--profile", str(path))
     assert "kind: embedding" in path.read_text()
-    assert json.loads(box.run("up", str(path), "--dry-run", "--json").stdout)["steps"]
+    assert json.loads(box.run("up", str(path), "--port", str(box.port), "--dry-run", "--json").stdout)["steps"]
