@@ -17,10 +17,11 @@ GROUPS = ("embeddings", "output", "attention", "recurrent", "dense", "experts", 
 class Layer:
     """What one layer keeps of a request. All counts are numbers, not bytes.
 
-    `kind` is `full` (every token), `sliding` (the last `window` tokens), `mla` (`latent` numbers for every token)
-    or `none` (no attention, or the cache of another layer). `state` and `history` are kept once for each request,
-    whatever its length: the recurrent state, and what a short convolution looks back at. A layer can have both
-    (Falcon-H1). `index` is what a sparse-attention indexer keeps for every token (DeepSeek-V3.2).
+    `kind` is `full` (every token), `sliding` (the last `window` tokens), `mla` (`latent` numbers for every token),
+    `encoder` (every token sees every other, and nothing is kept) or `none` (no attention, or the cache of another
+    layer). `state` and `history` are kept once for each request, whatever its length: the recurrent state, and what a
+    short convolution looks back at. A layer can have both (Falcon-H1). `index` is what a sparse-attention indexer keeps
+    for every token (DeepSeek-V3.2).
     """
 
     kind: str
@@ -38,7 +39,7 @@ class Layer:
         """Numbers that one token adds to the cache of this layer."""
         if self.kind == "mla":
             return self.latent + self.index
-        return 0 if self.kind == "none" else self.kv_heads * (self.key + self.value)
+        return 0 if self.kind in ("encoder", "none") else self.kv_heads * (self.key + self.value)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Description:
 
     `feed_forward` is the widest feed-forward row that one token makes in a layer; `heads` the query heads.
     `measured` says that bytes are those of a file's tensors; else they follow from the shapes that config.json
-    implies. `extra` are bytes of files beside the tensors. `label` is the quantization in the field's words.
+    implies. `extra` are bytes of files beside the tensors. `label` is the quantization in the field's words. `pooling`
+    is how the tokens of a text become one vector: `mean`, `cls` (the first one's), `last`; or `rank`, a score; empty
+    where the headers do not say.
     """
 
     architecture: str
@@ -85,6 +88,24 @@ class Description:
     chat_template: bool = False
     measured: bool = True
     extra: int = 0
+    pooling: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it was trained for, in the words of profiles."""
+        if self.encoder or self.pooling:
+            return "embedding"
+        return "chat" if self.chat_template else "completion"
+
+    @property
+    def encoder(self) -> bool:
+        """It reads a text in one piece and keeps nothing of it, as BERT does."""
+        return any(layer.kind == "encoder" for layer in self.layers)
+
+    @property
+    def whole(self) -> bool:
+        """A text has to be in one batch: every token sees all others, or their vectors are put together."""
+        return self.encoder or self.pooling in ("mean", "cls")
 
     @property
     def weights(self) -> int:

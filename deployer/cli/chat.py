@@ -12,8 +12,8 @@ import click
 from deployer.cli import show
 from deployer.cli.place import place
 from deployer.cli.which import which
-from deployer.errors import LaunchError
-from deployer.plan import Record, events, piece_of, trust
+from deployer.errors import LaunchError, QuestionError
+from deployer.plan import Record, events, example, piece_of, trust
 
 if TYPE_CHECKING:
     import httpx
@@ -44,6 +44,8 @@ def command(
     import httpx
 
     record = which(place(ctx), name)
+    if record.kind == "embedding":
+        raise QuestionError(f"{record.model} gives embeddings, it does not chat", hint=_curl(record))
     key = Path(record.key_file).read_text().strip() if record.key_file else None
     options: dict[str, Any] = {"model": record.model, "max_tokens": max_tokens, "stream": True,
                                "stream_options": {"include_usage": True}}  # fmt: skip
@@ -71,6 +73,11 @@ def command(
                 click.echo(err=True)
                 return
             _say(client, record, history, said, options, echo=True)
+
+
+def _curl(record: Record) -> str:
+    key, certificate = (Path(one) if one else None for one in (record.key_file, record.certificate))
+    return example(record.url.removesuffix("/v1"), record.model, record.kind, key, certificate)
 
 
 def _say(

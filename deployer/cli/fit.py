@@ -109,9 +109,10 @@ def command(
         asked.description, there, context=context, users=users, number=number, engines=engines or ENGINES
     )
     if not found:
+        embeds = asked.description.kind == "embedding"
         raise QuestionError(
-            f"no engine loads {asked.description.format} models on these devices",
-            hint=f"engines: {', '.join(ENGINES)}",
+            f"no engine loads {asked.description.format} models for {asked.description.kind} on these devices",
+            hint="llamacpp takes it as GGUF, vllm on a GPU" if embeds else f"engines: {', '.join(ENGINES)}",
         )
     if write:
         _write(write, asked, found)
@@ -184,7 +185,7 @@ def _asked(model: str, here: Place, file: str | None, quantization: str | None) 
 
         made = metadata.describe(path)
         address = f"file://{path.resolve()}"
-        return Asked(path.stem if path.is_file() else path.name, made, Source(address, chat=made.chat_template),
+        return Asked(path.stem if path.is_file() else path.name, made, Source(address, kind=made.kind),
                      "from the file's header")  # fmt: skip
     if entry := catalogue.find(model):
         try:
@@ -213,7 +214,7 @@ def _stored(model: str, here: Place) -> Asked:
         if model in (one.id, one.source):
             made = metadata.describe(one.weights)
             files = tuple(f.path for f in one.files if f.path.endswith(".gguf"))
-            return Asked(one.id, made, Source(one.source, one.revision, files, chat=made.chat_template),
+            return Asked(one.id, made, Source(one.source, one.revision, files, kind=made.kind),
                          "from the headers in the store")  # fmt: skip
     near = ", ".join(catalogue.near(model)) or "deployer fit lists what the catalogue has"
     raise QuestionError(f"{model} is no file, no model of the store and not in the catalogue", hint=near)
@@ -227,7 +228,7 @@ def _remote(model: str, here: Place, file: str | None) -> Asked:
     named = choice.files[0].path if choice.files else None
     found = remote.describe(replace(choice, files=()), here.web, file=file or named)
     files = (found.file,) if found.file else ()
-    source = Source(choice.source, found.revision, files, found.download, found.description.chat_template)
+    source = Source(choice.source, found.revision, files, found.download, found.description.kind)
     note = f"from its headers there: {format_size(found.fetched)} read of {format_size(found.download)}"
     return Asked(choice.source.partition("#")[0].rsplit("/", 1)[-1], found.description, source, note)
 
@@ -288,10 +289,10 @@ def _show(asked: Asked, found: Sequence[Answer], *, verbose: bool) -> None:
     experts = f", {d.active} of {d.experts} experts" if d.experts else ""
     show.out(f"{kinds} layers{experts}, trained for {d.context} tokens; {asked.note}")
     for a in found:
-        show.out("\n" + "\n".join(_told(a, verbose=verbose)))
+        show.out("\n" + "\n".join(_told(a, d.kind, verbose=verbose)))
 
 
-def _told(a: Answer, *, verbose: bool) -> list[str]:
+def _told(a: Answer, kind: str, *, verbose: bool) -> list[str]:
     where = "the processor" if a.device.kind == "cpu" else f"{max(1, a.gpus)} × {a.device.name}"
     head = f"{a.engine} on {where}, {a.label}"
     parts = _parts(a.memory, verbose)
@@ -310,7 +311,7 @@ def _told(a: Answer, *, verbose: bool) -> list[str]:
     if a.speed:
         told.append(f"     about {a.speed.one:.3g} tokens/s for one user, {a.speed.total:.3g} in all; "
                     f"loading {format_duration(a.speed.load)}")  # fmt: skip
-    else:
+    elif kind != "embedding":
         told.append(
             "     speed is not known: nobody measured this engine on such memory, or its bandwidth is unknown"
         )

@@ -188,8 +188,9 @@ def choose(
 
 def _known(here: Place, facts: host.Host, wanted: Profile, screen: show.Screen) -> host.Host:
     """With the model's headers, where what is served follows from them and nothing but a pull brings them."""
-    serving = wanted.serving
-    if (serving.context and serving.concurrency) or described(wanted, checks.headers_of(facts, wanted)):
+    serving, headers = wanted.serving, checks.headers_of(facts, wanted)
+    known = (serving.context and serving.concurrency) or described(wanted, headers)
+    if headers or (known and wanted.model.kind != "embedding"):
         return facts
     screen.say("what fits follows from the model's headers: it is pulled first")
     pull(wanted.model, engine(wanted.engine).files, home=here.home, web=here.web, progress=screen)
@@ -242,8 +243,9 @@ def _show(record: Record, *, changed: bool, as_json: bool) -> None:
     click.echo(f"url       {record.url}")
     click.echo(f"key       {key}")
     click.echo(f"model     {record.model} on {record.runtime}")
-    click.echo(
-        f"measured  first token after {format_duration(record.first_token)}, then {record.rate:.0f} tokens/s"
-    )
+    embeds = record.kind == "embedding"
+    first, then = ("", "at") if embeds else ("first token after ", "then")
+    click.echo(f"measured  {first}{format_duration(record.first_token)}, {then} {record.rate:.0f} tokens/s")
     click.echo(f"try       {curl}")
-    click.echo("          deployer chat")
+    if not embeds:
+        click.echo("          deployer chat")

@@ -19,7 +19,8 @@ class Job:
     """One model to be served; paths are as the engine sees them. `gpus` is how many it may use.
 
     `half` asks for float16 on GPUs without bfloat16 (compute capability below 8.0). `cache` is the width of cached
-    numbers, `share` the part of each GPU's memory that the engine may take.
+    numbers, `share` the part of each GPU's memory that the engine may take. `kind` is the profile's word for what the
+    model does; `whole`: each text has to be read in one batch.
     """
 
     program: str
@@ -35,6 +36,8 @@ class Job:
     half: bool = False
     cache: str = "16-bit"
     share: float = 0.0
+    kind: str = "chat"
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Engine:
     to one that it can. `own_key` is whether it can ask for an API key itself. `files` are the patterns of
     what it needs from a source that holds more. `folder` is where its programs are
     in its images. `compiles`: it makes programs when it starts, and runs them. `paths` are those of the OpenAI API
-    that it has for models that write, `aliases` whether it can be told how clients call the model.
+    that it has for models that write, `vectors` those for models that give embeddings, `aliases` whether it can be told
+    how clients call the model.
     """
 
     name: str
@@ -59,4 +63,9 @@ class Engine:
     environment: Mapping[str, str] = field(default_factory=dict)
     compiles: bool = False
     paths: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+    vectors: tuple[str, ...] = ("/v1/embeddings",)
     aliases: bool = True
+
+    def serves(self, kind: str) -> tuple[str, ...]:
+        """The paths of the API that it has for a model of this kind; none where it cannot serve such a model."""
+        return self.vectors if kind == "embedding" else self.paths

@@ -23,6 +23,7 @@ ENGINE = Engine(
     formats=("safetensors",),
     own_key=False,
     aliases=False,
+    vectors=(),  # 5.23 has chat, completions and responses (cli/serving/server.py)
     files=("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"),
     folder="/opt/venv/bin",
     arguments=_arguments,

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from . import config as configuration
 from . import pages
 from .config import Config, ConfigError
+from .dialects import EMBEDDINGS
 from .errors import UNAVAILABLE, Refusal
 from .forward import Forward
 from .keys import Keys
@@ -33,7 +34,7 @@ from .metrics import STEP_S, Metrics
 from .metrics import Request as Measured
 from .replicas import Place, Replicas
 
-API = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+API = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS, "/v1/responses")
 _PUBLIC = {"/healthz", "/readyz", "/health"}
 _NAME = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOOK_S = 1.0  # between looks at the files of the configuration
@@ -211,7 +212,7 @@ class Gateway:
         allowed = asked.scope["deployer.key"].models
         return [
             {"id": model.id, "object": "model", "created": int(self.started), "owned_by": "deployer",
-             "max_model_len": model.context}
+             "max_model_len": model.context, "paths": list(model.paths)}
             for model in self.config.models if allowed is None or model.id in allowed
         ]  # fmt: skip
 

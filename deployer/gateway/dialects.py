@@ -6,6 +6,8 @@ from typing import Any
 
 from .errors import Refusal
 
+EMBEDDINGS = "/v1/embeddings"
+
 # transformers 5.23 (cli/serving/chat_completion.py, completion.py, response.py) answers 422 to names that are not in
 # OpenAI's schema, and goes on without those that it does not do. Leaving these out changes nothing that a client sees:
 _HARMLESS = {
@@ -27,9 +29,22 @@ _KNOWN = {
 
 def spoken(engine: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """`body` as the engine understands it. Raises Refusal where it would misunderstand it."""
+    if path == EMBEDDINGS:
+        return _embeddings(engine, body)
     if engine == "transformers" and path != "/v1/responses":
         return _transformers(path, body)
     return body
+
+
+def _embeddings(engine: str, body: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp (0c1e570) fails on null, has `content` as a second name of `input`, and passes over `dimensions`."""
+    said = {name: value for name, value in body.items() if value is not None and name != "content"}
+    if engine == "llamacpp" and "dimensions" in said:
+        raise Refusal(
+            400, "the engine of this model does not shorten vectors: leave `dimensions` out", param="dimensions",
+            code="unsupported_parameter",
+        )  # fmt: skip
+    return said
 
 
 def _transformers(path: str, body: dict[str, Any]) -> dict[str, Any]:

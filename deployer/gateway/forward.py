@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from . import relay, remote, safety, window
 from .config import Key, Model, Replica
-from .dialects import spoken
+from .dialects import EMBEDDINGS, spoken
 from .errors import UNAVAILABLE, Refusal
 from .metrics import Request
 from .relay import Gone, Renamer, Watch
@@ -90,8 +90,8 @@ class Forward:
         judge = self._judge(path)
         if judge and judge.rules.before:
             await safety.asked(judge, value, one)
-        if judge and not judge.rules.after:
-            judge = None
+        if judge and (path == EMBEDDINGS or not judge.rules.after):
+            judge = None  # vectors say nothing
         headers = dict(scope["headers"])
         asked = headers[_ASKED].decode("latin-1") if _ASKED in headers else None
         if asked and not gateway.keys.owns(key):
@@ -99,7 +99,7 @@ class Forward:
         work = Work(path, value, model, send, watch, one, judge)
         with gateway.keys.held(key):
             try:
-                if why := remote.instead(gateway.config, gateway.replicas, model):
+                if why := remote.instead(gateway.config, gateway.replicas, model, path):
                     await self._elsewhere(work, why)
                     return
                 try:
@@ -166,6 +166,8 @@ class Forward:
             if answer.status >= 400:
                 one.cause = "engine refused" if answer.status < 500 else "engine failed"
                 body = await relay.error_of(answer, renamer)
+                if refusal := window.outgrown(body):
+                    raise refusal
                 more = {**more, "content-type": "application/json", "content-length": str(len(body))}
                 status = 400 if answer.status == 422 else answer.status
                 await send({"type": "http.response.start", "status": status, "headers": relay.headers_of(answer, more)})
@@ -182,7 +184,7 @@ class Forward:
         rules = self._gateway.config.safety
         if rules is None:
             return None
-        if path not in safety.PATHS:
+        if path not in (*safety.PATHS, EMBEDDINGS):
             raise Refusal(404, f"{path} is not there while answers are checked; /v1/chat/completions is")
         return Judge(rules, self._gateway.client)
 
@@ -215,7 +217,7 @@ class Forward:
                 code="model_not_found", param="model",
             )  # fmt: skip
         if path not in model.paths:
-            raise Refusal(404, f"the engine of `{model.id}` has no {path}")
+            raise Refusal(404, f"the engine of `{model.id}` has no {path}; it has {', '.join(model.paths)}")
         return model
 
 

@@ -20,7 +20,7 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "cont
 _TOKEN = re.compile(rb'"(?:content|reasoning_content|reasoning|text|delta|arguments)"\s*:\s*"[^"]')
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _TIMINGS = re.compile(rb'"timings"\s*:\s*(\{[^{}]*\})')
-_TAIL = 8192  # bytes at the end of an answer in which its usage is looked for
+_END = 8192  # bytes at both ends of an answer in which its usage is looked for: llama.cpp tells it before embeddings
 _ERROR = 64 << 10  # bytes of an error that are read
 
 
@@ -78,9 +78,9 @@ async def stream(
 ) -> None:
     """Passes the body on. Raises Gone, or aiohttp.ClientError when the engine breaks off."""
     watch.when_gone(answer.close)
-    tail = bytearray()
+    ends = bytearray()
     events = answer.content_type == "text/event-stream"
-    pieces = _read(answer, request, renamer, counted if events else None, tail)
+    pieces = _read(answer, request, renamer, counted if events else None, ends)
     if judge is not None and events:
         pieces = safety.streamed(judge, pieces, request)
     try:
@@ -98,16 +98,16 @@ async def stream(
             raise Gone from None
         raise
     finally:
-        _count(bytes(tail), request)
+        _count(bytes(ends), request)
     if watch.gone:
         raise Gone
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _read(
-    answer: aiohttp.ClientResponse, request: Request, renamer: Renamer, counted: Any, tail: bytearray
+    answer: aiohttp.ClientResponse, request: Request, renamer: Renamer, counted: Any, ends: bytearray
 ) -> AsyncIterator[bytes]:
-    """What comes, as it comes, under the outer name; `tail` gets the end of it, `counted` the events of a stream."""
+    """What comes, as it comes, under the outer name; `ends` gets begin and end of it, `counted` a stream's events."""
     async for piece in answer.content.iter_any():
         if counted is not None:
             now = time.monotonic()
@@ -118,21 +118,21 @@ async def _read(
                 request.events += count
                 request.last = now
                 counted(count)
-        tail += piece
-        del tail[:-_TAIL]
+        ends += piece
+        del ends[_END:-_END]
         if whole := renamer.feed(piece):
             yield whole
     if rest := renamer.rest():
         yield rest
 
 
-def _count(tail: bytes, request: Request) -> None:
-    """The tokens that the engine counted, when it says so at the end of its answer."""
-    if found := _USAGE.findall(tail):
+def _count(ends: bytes, request: Request) -> None:
+    """The tokens that the engine counted, when it says so at an end of its answer; the last word counts."""
+    if found := _USAGE.findall(ends):
         usage = json_object(found[-1])
         request.prompt_tokens = _number(usage, "prompt_tokens", "input_tokens")
         request.completion_tokens = _number(usage, "completion_tokens", "output_tokens")
-    elif found := _TIMINGS.findall(tail):  # llama-server, where usage was not asked for
+    elif found := _TIMINGS.findall(ends):  # llama-server, where usage was not asked for
         timings = json_object(found[-1])
         request.prompt_tokens = (_number(timings, "prompt_n") or 0) + (_number(timings, "cache_n") or 0)
         request.completion_tokens = _number(timings, "predicted_n")

@@ -69,7 +69,9 @@ class Judge:
 
 
 async def asked(judge: Judge, value: dict[str, Any], request: Request) -> None:
-    """Raises Refusal when the request may not pass."""
+    """Raises Refusal when the request may not pass, or cannot be read."""
+    if not all(_plain(value.get(name)) for name in ("prompt", "input")):
+        raise Refusal(400, "what is not text cannot be checked here: send text", code=_END)
     if (why := await judge.verdict(_of_request(value))) is not None:
         request.cause = _END
         raise Refusal(400, f"the request was blocked by this deployment's safety check: {why}", code=_END)
@@ -151,9 +153,15 @@ def _blocked(like: dict[str, Any], number: int) -> bytes:
 
 
 def _of_request(value: dict[str, Any]) -> str:
-    """Everything in a request that people wrote: the messages' texts, or the prompt."""
+    """Everything in a request that people wrote: the messages' texts, the prompt, or what is to be embedded."""
     found = [_text(one.get("content")) for one in value.get("messages") or () if isinstance(one, dict)]
-    return "\n".join([*found, _text(value.get("prompt"))])
+    return "\n".join([*found, _text(value.get("prompt")), _text(value.get("input"))])
+
+
+def _plain(content: Any) -> bool:
+    """Whether it is text or a list of texts, and not tokens by their numbers or what an engine alone understands."""
+    parts = content if isinstance(content, list) else [content]
+    return all(isinstance(one, (str, type(None))) for one in parts)
 
 
 def _of_choice(choice: Any) -> str:

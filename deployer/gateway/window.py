@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ DROP = "drop-oldest"
 TOO_LONG = "context_length_exceeded"
 _ANSWER = 8  # without max_tokens, an eighth of the context is kept for the answer
 _EACH = 64  # tokens that a template may add to each message, more than any known one
+
+# llama.cpp 0c1e570 (server-context.cpp) answers 500 to a text that is longer than the batch which has to hold it
+_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 
 Count = Callable[[list[Any]], Awaitable["int | None"]]
 
@@ -63,6 +67,14 @@ async def _without_oldest(
             code=TOO_LONG, param="messages",
         )  # fmt: skip
     return {**value, "messages": fits}, len(messages) - len(fits)
+
+
+def outgrown(error: bytes) -> Refusal | None:
+    """The refusal that an engine meant which takes a text that is too long for a failure of its own."""
+    found = _LARGE.search(error.decode(errors="replace"))
+    if found is None:
+        return None
+    return Refusal(400, f"the input has {found[1]} tokens; the model reads {found[2]}", code=TOO_LONG, param="input")
 
 
 def _most(model: Model, value: dict[str, Any]) -> int:

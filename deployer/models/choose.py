@@ -79,6 +79,8 @@ def indexed(files: Collection[RemoteFile], index: Path) -> tuple[RemoteFile, ...
             f"the index of the weights names {lacking[0]}, which the source does not have",
             hint="the model is not whole where it comes from: take another revision",
         )
+    # layers behind the model, which make its vectors, have an index of their own or none
+    needed |= {f.path for f in files if "_Dense/" in f.path}
     return tuple(f for f in files if f.path in needed or not f.path.endswith(".safetensors"))
 
 

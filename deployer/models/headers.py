@@ -62,10 +62,13 @@ def _from_config(folder: Path) -> Header:
     config = config.get("text_config", config)
     heads = config.get("num_attention_heads") or config["n_head"]
     hidden = config.get("hidden_size") or config["n_embd"]
-    tokenizer = folder / "tokenizer_config.json"
+    tokenizer, limit = folder / "tokenizer_config.json", folder / "sentence_bert_config.json"
+    context = config.get("max_position_embeddings") or config["n_positions"]
+    if limit.exists():  # of a model that gives vectors: engines read no more
+        context = min(context, json.loads(limit.read_text()).get("max_seq_length") or context)
     return Header(
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
-        context=config.get("max_position_embeddings") or config["n_positions"],
+        context=context,
         layers=config.get("num_hidden_layers") or config["n_layer"],
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or hidden // heads,

@@ -1,10 +1,11 @@
-"""The proof that a deployment answers: a streamed completion, measured, and judged."""
+"""The proof that a deployment answers: a streamed completion, or embeddings, measured, and judged."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,22 @@ TOKENS = 24
 RETRIES_S = (0.0, 2.0)  # pauses before a miss in speed is measured again
 _CHAT = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 _PROMPT = "The capital of France is"
+_SAME = ("The doctor told the boy to stay in bed.", "A physician ordered the child to rest at home.")
+_OTHER = "Interest rates rose by half a percent."
+_ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {"messages": _CHAT}),
+    "completion": ("/v1/completions", {"prompt": _PROMPT}),
+    "embedding": ("/v1/embeddings", {"input": [*_SAME, _OTHER]}),
+}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One answer. `first_token` in seconds from sending; `rate` in tokens per second after the first."""
+    """One answer. `first_token` in seconds from sending; `rate` in tokens per second after the first.
+
+    Of embeddings `first_token` is the whole answer's time, `rate` the tokens that were read in it, per second, and
+    `text` what the vectors are.
+    """
 
     text: str
     tokens: int
@@ -35,11 +47,14 @@ class Measured:
     rate: float
 
 
-def accept(step: Accept, floor: float | None, *, size: int = 0) -> Measured:
+def accept(
+    step: Accept, floor: float | None, *, size: int = 0, say: Callable[[str], None] = lambda _: None
+) -> Measured:
     """Raises AcceptanceFailed when the answer is empty, broken, open to everybody, or far too slow.
 
-    `floor` is the least rate that this host should give, `size` that of the weights in bytes. A miss in speed is
-    measured again before it counts: the machine may have been busy for a moment.
+    `floor` is the least rate that this host should give, `size` that of the weights in bytes. What is worth knowing of
+    embeddings goes to `say`. A miss in speed is measured again before it counts: the machine may have been busy for a
+    moment.
     """
     import httpx
 
@@ -55,7 +70,10 @@ def accept(step: Accept, floor: float | None, *, size: int = 0) -> Measured:
         ) as client:
             if key:
                 _refuses_strangers(client, step)
-            return min((_accept(client, step, floor, size, key, name) for name in names), key=lambda one: one.rate)
+            found = [_accept(client, step, floor, size, key, name) for name in names]
+            if step.kind == "embedding":
+                say(found[0].text)
+            return min(found, key=lambda one: one.rate)
     except httpx.HTTPError as error:
         raise AcceptanceFailed(f"the engine broke off the answer: {type(error).__name__} {error}") from error
 
@@ -65,7 +83,8 @@ def _accept(
 ) -> Measured:
     """The acceptance of one engine."""
     measured = ask(client, step.model, step.kind, key, name)
-    _judge_text(measured.text)
+    if step.kind != "embedding":
+        _judge_text(measured.text)
     pauses = iter(RETRIES_S)
     while problem := _too_slow(measured, step, floor) or _slower(client, measured, step, size, key):
         if (pause := next(pauses, None)) is None:
@@ -130,9 +149,11 @@ def trust(certificate: Path | None) -> ssl.SSLContext:
 
 
 def ask(client: httpx.Client, model: str, kind: str, key: str | None, replica: str | None = None) -> Measured:
-    """One short streamed completion at temperature 0, of `replica` if one is named."""
-    path, prompt = ("/v1/chat/completions", {"messages": _CHAT}) if kind == "chat" else (
-        "/v1/completions", {"prompt": _PROMPT})  # fmt: skip
+    """One short streamed completion at temperature 0, or the embeddings of three sentences; of `replica` if named."""
+    path, prompt = _ASKED[kind]
+    headers = _bearer(key) | ({REPLICA: replica} if replica else {})
+    if kind == "embedding":
+        return _embed(client, path, {"model": model, **prompt}, headers)
     body = {
         "model": model,
         "max_tokens": TOKENS,
@@ -141,8 +162,6 @@ def ask(client: httpx.Client, model: str, kind: str, key: str | None, replica: s
         "stream_options": {"include_usage": True},
         **prompt,
     }
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    headers |= {REPLICA: replica} if replica else {}
     text, chunks, tokens = "", 0, 0
     start = time.perf_counter()
     first = last = None
@@ -200,14 +219,71 @@ def piece_of(event: dict[str, Any]) -> str:
 
 
 def _refuses_strangers(client: httpx.Client, step: Accept) -> None:
-    path = "/v1/chat/completions" if step.kind == "chat" else "/v1/completions"
-    body = {"model": step.model, "messages": _CHAT, "prompt": _PROMPT, "max_tokens": 1}
-    answer = client.post(path, json=body)
+    path, prompt = _ASKED[step.kind]
+    answer = client.post(path, json={"model": step.model, "max_tokens": 1, **prompt})
     if answer.status_code != 401:
         raise AcceptanceFailed(
             f"a request without the key is answered with HTTP {answer.status_code}, not 401",
             hint="this must not be used; please report it",
         )
+
+
+def _embed(client: httpx.Client, path: str, body: dict[str, Any], headers: dict[str, str]) -> Measured:
+    start = time.perf_counter()
+    answer = client.post(path, json=body, headers=headers)
+    took = time.perf_counter() - start
+    if answer.status_code != 200:
+        raise AcceptanceFailed(
+            f"the engine answers HTTP {answer.status_code} to {path}", evidence=[answer.text[:300]]
+        )
+    try:
+        told = answer.json()
+        vectors = [one["embedding"] for one in sorted(told["data"], key=lambda one: one["index"])]
+    except (ValueError, LookupError, TypeError) as error:
+        raise AcceptanceFailed("the engine answers something else", evidence=[answer.text[:300]]) from error
+    if len(vectors) != len(body["input"]):
+        raise AcceptanceFailed(f"{len(vectors)} vectors for {len(body['input'])} texts")
+    if problem := _broken(vectors):
+        raise AcceptanceFailed(problem, hint="damaged weights or a wrong conversion", evidence=[str(vectors)[:120]])
+    usage = told.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    count = tokens if isinstance(tokens, int) else 0
+    return Measured(_likeness(vectors), count, took, count / took)
+
+
+def _broken(vectors: Sequence[Any]) -> str | None:
+    """What is wrong with vectors of different texts; that they are not far from each other is not wrong."""
+    if not all(isinstance(vector, list) and len(vector) > 1 for vector in vectors):
+        return "the answer holds no vectors"
+    if len({len(vector) for vector in vectors}) > 1:
+        return "the vectors are not of one length"
+    numbers = [number for vector in vectors for number in vector]
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        return "the vectors hold something that is not a number"
+    if any(len(set(vector)) == 1 for vector in vectors):
+        return "a vector is one number all over"
+    if len({tuple(vector) for vector in vectors}) < len(vectors):
+        return "different texts have the same vector"
+    return None
+
+
+def _likeness(vectors: Sequence[Sequence[float]]) -> str:
+    """What the vectors are, in words, and whether the model takes a paraphrase for one.
+
+    Nothing is refused for that: a model for another language, or for code, serves well and may not see it.
+    """
+    one, same, other = vectors
+    near, far = _cosine(one, same), max(_cosine(one, other), _cosine(same, other))
+    told = f"vectors of {len(one)} numbers; cosine {near:.2f} between paraphrases, {far:.2f} to another sentence"
+    return told if near > far else f"{told}: unless it does not know English, its weights or its pooling are wrong"
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
+
+
+def _bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _judge_text(text: str) -> None:
@@ -222,12 +298,13 @@ def _judge_text(text: str) -> None:
 
 
 def _too_slow(measured: Measured, step: Accept, floor: float | None) -> str | None:
+    vectors = step.kind == "embedding"
     if measured.first_token > step.first_token:
         return (
-            f"the first token took {format_duration(measured.first_token)}, "
+            f"the {'answer' if vectors else 'first token'} took {format_duration(measured.first_token)}, "
             f"the profile allows {format_duration(step.first_token)}"
         )
-    if measured.rate and 1 / measured.rate > step.per_token:
+    if not vectors and measured.rate and 1 / measured.rate > step.per_token:
         return (
             f"each token takes {format_duration(1 / measured.rate)}, "
             f"the profile allows {format_duration(step.per_token)}"

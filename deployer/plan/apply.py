@@ -28,7 +28,7 @@ from deployer.images.bake import BuildSettings
 from deployer.models import metadata
 from deployer.models.convert import target
 from deployer.models.pull import pull
-from deployer.plan import acceptance, door, failed, history, smaller, standing
+from deployer.plan import acceptance, door, failed, history, kinds, smaller, standing
 from deployer.plan.acceptance import Measured
 from deployer.plan.conversion import Workshop, convert
 from deployer.plan.generations import chosen, needed, room
@@ -250,10 +250,7 @@ def _fit(step: Fit, choice: Choice, world: World) -> None:
             f"the model was trained for {header.context} tokens, the profile asks for {step.context}",
             hint=f"set serving.context to {header.context} or less in {choice.profile.path}",
         )
-    if choice.profile.model.kind == "chat" and not header.chat_template:
-        raise Refused(
-            "the model has no chat template", hint="set model.kind to completion, or take an instruct model"
-        )
+    kinds.agree(choice.profile, model.weights, header.chat_template)
     try:
         need = needed(choice, wanted.described(choice.profile, metadata.describe(model.weights)))
     except ModelError as error:  # a design that sizing does not know; the engine may
@@ -278,7 +275,8 @@ def _start(step: Start, choice: Choice, world: World) -> None:
 def _accept(step: Accept, choice: Choice, world: World) -> Measured:
     """The acceptance; when it fails, the engine's own first error stands beside what was seen from outside."""
     try:
-        return acceptance.accept(step, _floor(choice, world), size=_model(choice, world).size)
+        size, say = _model(choice, world).size, world.progress.say
+        return acceptance.accept(step, _floor(choice, world), size=size, say=say)
     except AcceptanceFailed as error:
         at = failed.situation(choice, world.facts)
         raise failed.unaccepted(error, at, world, (*step.engines, step.unit)) from error

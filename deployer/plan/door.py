@@ -29,7 +29,8 @@ def told(choice: Choice, inside: Inside, generation: int, key: Path | None) -> d
         "model": choice.alias if choice.engine.aliases else inside.model,
     }
     model = {
-        "id": choice.alias, "engine": choice.engine.name, "context": choice.context, "paths": list(choice.engine.paths),
+        "id": choice.alias, "engine": choice.engine.name, "context": choice.context,
+        "paths": list(choice.engine.serves(choice.profile.model.kind)),
         "replica": replica, "prompt": asked.prompt, "overflow": asked.overflow,
     }  # fmt: skip
     return {

@@ -106,7 +106,8 @@ def measured(
         )  # fmt: skip
     except KeyError:
         return one  # nobody measured that engine on such memory
-    return replace(one, expected_rate=round(told.one, 2), expected_load=round(told.load, 2))
+    rate = None if choice.profile.model.kind == "embedding" else round(told.one, 2)  # it writes no tokens
+    return replace(one, expected_rate=rate, expected_load=round(told.load, 2))
 
 
 def add(home: Home, one: Measurement) -> None:

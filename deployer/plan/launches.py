@@ -46,6 +46,8 @@ def launches(
         half=choice.half,
         cache=choice.profile.serving.cache,
         share=choice.share,
+        kind=choice.profile.model.kind,
+        whole=choice.whole,
     )
     engine_part = Part(
         role="engine",
@@ -104,5 +106,8 @@ def example(url: str, model: str, kind: str, key: Path | None, certificate: Path
     if kind == "chat":
         body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
         return f"curl {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'"
+    if kind == "embedding":
+        body = f'{{"model": "{model}", "input": "The capital of France is Paris."}}'
+        return f"curl {url}/v1/embeddings{header} -H 'Content-Type: application/json' -d '{body}'"
     body = f'{{"model": "{model}", "prompt": "The capital of France is", "max_tokens": 16}}'
     return f"curl {url}/v1/completions{header} -H 'Content-Type: application/json' -d '{body}'"

@@ -45,6 +45,7 @@ class Choice:
     context: int
     concurrency: int
     share: float
+    whole: bool
     reasons: tuple[str, ...]
 
 
@@ -160,6 +161,7 @@ def resolve(
         context=served.context,
         concurrency=served.users,
         share=share if share and taken else _share(taken),
+        whole=wanted.whole(profile, checks.headers_of(host, profile)),
         reasons=tuple(said),
     )
 

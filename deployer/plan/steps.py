@@ -258,7 +258,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Accept:
-    """A real completion: the right shape, with the key only, at a speed this host should give.
+    """A real answer: the right shape, with the key only, at a speed this host should give.
 
     Each of `engines` is asked by name.
     """
@@ -278,7 +278,8 @@ class Accept:
     @property
     def title(self) -> str:
         more = f", at least {self.against.share:.0%} of generation {self.against.generation}" if self.against else ""
-        return f"accept {self.unit}: a streamed {self.kind}, measured{more}"
+        what = "embeddings" if self.kind == "embedding" else f"a streamed {self.kind}"
+        return f"accept {self.unit}: {what}, measured{more}"
 
     @property
     def commands(self) -> tuple[str, ...]:

@@ -209,6 +209,9 @@ def _check_together(raw: dict[str, Any], root: Any, path: Path, problems: list[s
     if raw["engine"] == "transformers" and raw.get("serving", {}).get("cache") == "8-bit":
         at = line("serving", "cache")
         problems.append(f"{path}:{at}: serving.cache: transformers keeps its cache in 16 bits (leave it out)")
+    if raw["engine"] == "transformers" and model.get("kind") == "embedding":
+        at = line("model", "kind")
+        problems.append(f"{path}:{at}: model.kind: transformers gives no embeddings (llamacpp does, vllm with GPUs)")
     if raw["engine"] == "vllm" and not gpu:
         problems.append(f"{path}:{line('engine')}: engine: vllm needs a GPU (name it in requirements.gpu)")
     if gpu and gpu.get("free_vram") and gpu.get("vram") and gpu["free_vram"] > gpu["vram"]:

@@ -162,7 +162,9 @@ PROFILE = Section(
                         "size": Key(SIZE, "its size"),
                     },
                 ),
-                "kind": Key(_choice("chat", "completion"), "what it was trained for"),
+                "kind": Key(
+                    _choice("chat", "completion", "embedding"), "what it was trained for; `embedding` gives vectors"
+                ),
                 "download": Key(SIZE, "how much will be fetched"),
                 "allow": Key(
                     _choice(*ALLOWABLE), "what may be taken though it can do anything when it is loaded", many=True

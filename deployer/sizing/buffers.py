@@ -17,6 +17,7 @@ VLLM_SAMPLER = 9.89
 VLLM_GRAPHS = 512 << 20
 # Models without PyTorch's attention in transformers 5.23: bytes for each score.
 _EAGER = {"gemma2": 10, "vaultgemma": 10, "gptoss": 6, "mimov2flash": 6}
+_UNGATED = ("bert", "jina-bert-v3", "nomic-bert-moe")  # encoders whose feed-forward network has no gate
 CHUNK = 256  # tokens that transformers' Mamba 2 takes at once; some models 128
 
 
@@ -63,6 +64,22 @@ def llamacpp(
         mask += min(cells, padded(window + batch, PAD))
     scores = 0 if flash else 4 * cells * batch * description.heads
     return work + mask * batch * (2 if flash else 4) + scores + (128 << 10)
+
+
+def embedding(description: Description, context: int, slots: int) -> int:
+    """llama.cpp's scratch for a model that gives vectors; measured with 0c1e570 as above.
+
+    A text that has to be read in one piece is one batch. BERT and its like: one feed-forward row and three of the
+    model's width, or five and a half of these in the attention, whichever is more, and the mask in 16 bits. Models with
+    a cache make logits of every token, which nobody reads: rows of the vocabulary and six of the model's width.
+    """
+    batch = context if description.whole else min(UBATCH, context)
+    mask = 2 * batch * padded(context, PAD) + (128 << 10)
+    if description.encoder:
+        wide = description.feed_forward * (1 if description.architecture in _UNGATED else 3)
+        return 4 * batch * max(wide + 3 * description.hidden, 11 * description.hidden // 2) + mask
+    rows = logits(description.vocabulary, 6 * description.hidden, batch) + mask
+    return max(rows, llamacpp(description, context, slots, batch=batch))
 
 
 def transformers(description: Description, tokens: int, users: int, *, gpus: int = 0, number: float = 2) -> int:

@@ -29,7 +29,7 @@ def kept(layer: Layer, tokens: int, engine: str, ahead: int = UBATCH) -> int:
     tokens of one step in blocks of 16 (SlidingWindowSpec.max_memory_usage_bytes); `ahead` is that batch. transformers
     shows the window less one and holds the tensor that this is cut from (DynamicSlidingWindowLayer.update).
     """
-    if layer.kind == "none":
+    if layer.kind in ("encoder", "none"):
         return 0
     if engine == "llamacpp":
         tokens = padded(tokens, PAD)

@@ -80,8 +80,11 @@ def _order(found: Answer) -> tuple[bool, float, int]:
 def loadable(description: Description, engine: str, device: Device) -> Description | None:
     """The model in a format that this engine loads on this device, None where it loads none.
 
-    Models known by config.json alone are taken in 16 bits, and for llama.cpp as the GGUF that would be made of them.
+    transformers serves no embeddings. Models known by config.json alone are taken in 16 bits, and for llama.cpp as the
+    GGUF that would be made of them.
     """
+    if engine == "transformers" and description.kind == "embedding":
+        return None
     if engine == "llamacpp":
         if description.format == "gguf":
             return description
@@ -133,7 +136,7 @@ def _filled(
     many = users or _users(description, engine, device, use)
     use = replace(use, users=many)
     rate = None
-    if device.speed:
+    if device.speed and description.kind != "embedding":  # which writes no tokens
         try:
             rate = speed.speed(
                 description, engine, bandwidth=device.speed, memory=device.type, users=many,

@@ -20,7 +20,7 @@ class Source:
     revision: str | None = None
     files: tuple[str, ...] = ()
     download: int | None = None
-    chat: bool = True
+    kind: str = "chat"
 
 
 def lines(nearest: Nearest) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def profile(answer: Answer, source: Source, *, name: str) -> str:
         made.append(f"  revision: {source.revision}")
     if source.files:
         made += ["  files:", *(f"    - path: {path}" for path in source.files)]
-    made.append(f"  kind: {'chat' if source.chat else 'completion'}")
+    made.append(f"  kind: {source.kind}")
     if source.download:
         made.append(f"  download: {source.download} B")
     users = min(use.users, 16)

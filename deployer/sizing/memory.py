@@ -103,15 +103,18 @@ def weights(description: Description, engine: str) -> int:
 def _llamacpp(d: Description, use: Use) -> Memory:
     held = weights(d, "llamacpp")
     kept = use.users * cache.request(d, use.context, "llamacpp", number=use.number)
-    scratch = buffers.llamacpp(d, use.context, use.users)
+    embeds = d.kind == "embedding"
+    scratch = (buffers.embedding if embeds else buffers.llamacpp)(d, use.context, use.users)
+    read = f"rows of a batch of {use.context if embeds and d.whole else cache.UBATCH} tokens"
+    prompts = Part("prompts", 0 if embeds else PROMPT_CACHE, "the server's memory of earlier prompts")
     process = _PROCESS["llamacpp"] + _PIECE * d.vocabulary + _NODE * _nodes(d)
     served = 4 * use.users * (d.vocabulary + d.hidden)
     if not use.gpus:
         return Memory("llamacpp", 0, (
             Part("weights", held, "every tensor as it is in the file, mapped from it"),
             Part("cache", kept, f"{use.users} × {use.context} tokens, rounded up to 256"),
-            Part("compute", scratch, "rows of a batch of 512 tokens"),
-            Part("prompts", PROMPT_CACHE, "the server's memory of earlier prompts"),
+            Part("compute", scratch, read),
+            prompts,
             Part("process", process + served, "the program, its vocabulary, its answers"),
         ))  # fmt: skip
     table = sum(t.bytes for t in d.tensors if t.group == "embeddings")
@@ -121,11 +124,11 @@ def _llamacpp(d: Description, use: Use) -> Memory:
     return Memory("llamacpp", use.gpus, (
         Part("weights", _layers(spread, d, use.gpus), "all layers; the embedding table stays on the host"),
         Part("cache", _layers(kept, d, use.gpus), f"{use.users} × {use.context} tokens, rounded up to 256"),
-        Part("compute", scratch, "rows of a batch of 512 tokens, on each GPU"),
+        Part("compute", scratch, f"{read}, on each GPU"),
         Part("context", _CONTEXT, "CUDA's own, on each GPU"),
     ), (
         Part("weights", table, "the embedding table"),
-        Part("prompts", PROMPT_CACHE, "the server's memory of earlier prompts"),
+        prompts,
         Part("process", process + served, "the program, its vocabulary, its answers"),
     ))  # fmt: skip
 
@@ -158,10 +161,11 @@ def _vllm(d: Description, use: Use) -> Memory:
     gpus = max(1, use.gpus)
     at_once = use.sequences or sequences(use.users)
     kept = use.users * cache.shared(d, use.context, "vllm", gpus=gpus, number=use.number)
+    batch = step(use.context, whole=d.whole, least=use.batch)
     return Memory("vllm", gpus, (
         Part("weights", split(d, gpus), "every tensor, split over the GPUs"),
         Part("cache", kept, f"{use.users} × {use.context} tokens in blocks of {cache.BLOCK}"),
-        Part("compute", buffers.vllm(d, sequences=at_once, batch=use.batch, gpus=gpus), "the sampler's logits"),
+        Part("compute", buffers.vllm(d, sequences=at_once, batch=batch, gpus=gpus), "the sampler's logits"),
         Part("graphs", buffers.VLLM_GRAPHS, "CUDA graphs"),
         Part("communication", _COMMUNICATION[min(gpus, 2)], "what is not torch's"),
         Part("context", _CONTEXT, "CUDA's own"),
@@ -182,6 +186,11 @@ def shared_memory(gpus: int) -> int:
 def sequences(users: int) -> int:
     """vLLM's max_num_seqs for so many users, as engines/vllm.py sets it."""
     return max(users, 16)
+
+
+def step(context: int, *, whole: bool, least: int = BATCH) -> int:
+    """vLLM's max_num_batched_tokens: a text that cannot be read in pieces has to fit."""
+    return max(least, context) if whole else least
 
 
 def split(description: Description, gpus: int) -> int:

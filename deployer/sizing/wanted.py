@@ -48,6 +48,11 @@ def described(profile: Profile, headers: Description | None = None) -> Descripti
     return compact(made) if made else None
 
 
+def whole(profile: Profile, headers: Description | None) -> bool:
+    """Whether the engine has to read each text in one batch; without headers, of every model that gives vectors."""
+    return profile.model.kind == "embedding" and (headers is None or headers.whole)
+
+
 def number(profile: Profile) -> str:
     """The number format of the profile's cache, in the engine's words."""
     return _EIGHT[profile.engine] if profile.serving.cache == "8-bit" else "f16"

@@ -79,6 +79,25 @@ QUIET = "--disable-uvicorn-access-log"
             (*LLAMACPP, "--flash-attn", "on", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"),
             id="llamacpp with a cache in 8 bits",
         ),
+        pytest.param(
+            "llamacpp",
+            replace(JOB, kind="embedding", whole=True),
+            (*(word if word != "256" else "0" for word in LLAMACPP), "--embeddings", "--batch-size", "4096",
+             "--ubatch-size", "4096"),
+            id="llamacpp with an encoder",
+        ),
+        pytest.param(
+            "llamacpp",
+            replace(JOB, kind="embedding"),
+            (*(word if word != "256" else "0" for word in LLAMACPP), "--embeddings"),
+            id="llamacpp with a model that writes, for vectors",
+        ),
+        pytest.param(
+            "vllm",
+            replace(JOB, gpus=2, share=0.92, kind="embedding", whole=True),
+            (*("4096" if word == "2048" else word for word in VLLM), "--dtype", "auto", "--runner", "pooling", QUIET),
+            id="vllm with an encoder",
+        ),
         pytest.param("vllm", replace(JOB, gpus=2, share=0.92), (*VLLM, "--dtype", "auto", QUIET), id="vllm"),
         pytest.param(
             "vllm",
@@ -90,6 +109,14 @@ QUIET = "--disable-uvicorn-access-log"
 )
 def test_arguments(name: str, job: Job, arguments: tuple[str, ...]) -> None:
     assert engine(name).arguments(job) == arguments
+
+
+def test_what_an_engine_serves_follows_from_the_kind_of_the_model() -> None:
+    assert engine("llamacpp").serves("embedding") == engine("vllm").serves("embedding") == ("/v1/embeddings",)
+    assert engine("transformers").serves("embedding") == ()
+    for found in ENGINES:
+        assert found.serves("chat") == found.serves("completion") == found.paths
+        assert "/v1/embeddings" not in found.paths
 
 
 def test_an_unknown_engine_names_the_known_ones() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deployer.cli.pull import address
+from deployer.engines import engine
 from deployer.errors import HashMismatch, ModelError, QuestionError, SourceUnreachable
 from deployer.fetch import Web
 from deployer.home import Home
@@ -277,3 +278,22 @@ def test_what_a_wheel_holds_is_seen_without_fetching_it(home: Home) -> None:
 )
 def test_addresses_of_the_command_line(text: str, expected: ModelChoice) -> None:
     assert address(text) == expected
+
+
+INDEX = "model.safetensors.index.json"  # which names none of the other modules' weights
+INDEXED = b'{"weight_map": {"a": "model.safetensors"}}'
+
+
+def test_what_makes_vectors_comes_with_a_model_for_vllm(home: Home, tmp_path: Path) -> None:
+    """Without it vLLM takes another vector for the text, and says so in its log alone."""
+    beside = {"modules.json": b"[]", "1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{}",
+              "2_Dense/model.safetensors": WEIGHTS, INDEX: INDEXED}  # fmt: skip
+    files = {**FILES, **beside, "onnx/config.json": b"{}", "onnx/model.safetensors": WEIGHTS}
+    wanted = {"config.json", "model.safetensors", *beside}
+    with Hub("someone/a-model", files) as hub:
+        assert names(get(home, Web(hub=hub.url), patterns=engine("vllm").files)) == wanted
+    for path, content in files.items():
+        (tmp_path / "folder" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / path).write_bytes(content)
+    local = get(home, Web(), ModelChoice(f"file://{tmp_path}/folder"), engine("vllm").files)
+    assert names(local) == wanted and (local.folder / "1_Pooling/config.json").exists()

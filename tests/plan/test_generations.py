@@ -15,7 +15,8 @@ from deployer import plan, profile
 from deployer.home import Home
 from deployer.host import Gpu, Memory, Unknown
 from deployer.host.gpu import Process
-from deployer.plan import Record, Step, Way, changes, follows, resolve, without
+from deployer.plan import Record, Step, Way, changes, door, follows, resolve, without
+from deployer.plan.door import Side
 from deployer.plan.record import generation, kept_units, refuse, save_record
 from deployer.plan.steps import Accept, Clear, Open, Pause, Start, Switch
 from deployer.profile import Profile

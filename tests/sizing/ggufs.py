@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,70 @@ def vocabulary(count: int) -> dict[str, Any]:
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,
     }
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def pieces(count: int) -> dict[str, Any]:
+    """A tokenizer of BERT (WordPiece) with `count` pieces: every letter, at the beginning of a word and inside."""
+    made = [*MARKS, *(f"\u2581{c}" for c in LETTERS), *LETTERS]
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.tokens": [*made, *(f"\u2581{n}" for n in range(count - len(made)))],
+        "tokenizer.ggml.token_type": [3] * len(MARKS) + [1] * (count - len(MARKS)),
+        **{f"tokenizer.ggml.{name}_token_id": number for number, name in enumerate(
+            ("padding", "unknown", "cls", "seperator", "mask"))},
+        "tokenizer.ggml.bos_token_id": 2,
+    }  # fmt: skip
+
+
+def bert(
+    *, layers: int = 2, h: int = 64, heads: int = 4, wide: int = 256, vocab: int = 300, context: int = 512,
+    pooling: int | None = 1, kind: str = "F32",
+) -> tuple[dict[str, Any], Tensors]:  # fmt: skip
+    """Keys and tensors of an encoder as llama.cpp's converter writes BERT; `pooling` 1 is the mean of all tokens."""
+    values = {
+        "context_length": context, "block_count": layers, "embedding_length": h, "feed_forward_length": wide,
+        "attention.head_count": heads, "attention.layer_norm_epsilon": 1e-12, "attention.causal": False,
+        **({} if pooling is None else {"pooling_type": pooling}),
+    }  # fmt: skip
+    keys = {"general.architecture": "bert", **{f"bert.{name}": v for name, v in values.items()}, **pieces(vocab)}
+    tensors: Tensors = {
+        "token_embd.weight": ((h, vocab), kind),
+        "position_embd.weight": ((h, context), "F32"),
+        "token_types.weight": ((h, 2), "F32"),
+        "token_embd_norm.weight": ((h,), "F32"),
+        "token_embd_norm.bias": ((h,), "F32"),
+    }
+    shapes = {"attn_q": (h, h), "attn_k": (h, h), "attn_v": (h, h), "attn_output": (h, h), "ffn_up": (h, wide),
+              "ffn_down": (wide, h)}  # fmt: skip
+    for i in range(layers):
+        for name, shape in shapes.items():
+            tensors[f"blk.{i}.{name}.weight"] = (shape, kind)
+            tensors[f"blk.{i}.{name}.bias"] = ((shape[1],), "F32")
+        for name in ("attn_output_norm", "layer_output_norm"):
+            tensors[f"blk.{i}.{name}.weight"] = tensors[f"blk.{i}.{name}.bias"] = ((h,), "F32")
+    return keys, tensors
+
+
+def random(path: Path, keys: Mapping[str, Any], tensors: Tensors) -> Path:
+    """The file with random weights, and norms of ones; all tensors are in 32 bits."""
+    import random
+
+    chance = random.Random(1)
+    head = header(keys, tensors)
+    with path.open("wb") as file:
+        file.write(head + bytes(-len(head) % ALIGN))
+        for name, (shape, kind) in tensors.items():
+            assert kind == "F32"
+            count = math.prod(shape)
+            norm = name.endswith("norm.weight")
+            numbers = array("f", [1.0] * count if norm else [chance.gauss(0, 0.2) for _ in range(count)]).tobytes()
+            file.write(numbers + bytes(-len(numbers) % ALIGN))
+    return path
 
 
 def header(keys: Mapping[str, Any], tensors: Tensors) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deployer.engines import Job, engine
 from deployer.models.metadata import describe, shapes
 from deployer.sizing import buffers, cache
 from deployer.sizing.memory import Use, memory
@@ -72,6 +73,44 @@ def test_compute_buffers_at_the_width_of_famous_models(tmp_path: Path, name: str
     with served(path, 8192, 1, tmp_path / "log") as (text, _pid):
         found = reported(text, "compute")
     assert found <= buffers.llamacpp(made, 8192, 1) / MIB <= 1.01 * found
+
+
+QWEN = {"layers": 2, "h": 1024, "heads": 16, "kv": 8, "key": 128, "wide": 3072, "norms_": QK}
+VECTORS = {
+    "all-MiniLM-L6-v2": ggufs.bert(h=384, heads=12, wide=1536, vocab=30522, kind="F16"),
+    "bge-large": ggufs.bert(h=1024, heads=16, wide=4096, vocab=3000, kind="F16"),
+    "narrow": ggufs.bert(h=1024, heads=16, wide=256, vocab=3000, kind="F16"),
+    "long": ggufs.bert(h=768, heads=12, wide=3072, vocab=3000, context=8192, kind="F16"),
+    "Qwen3-Embedding": ggufs.plain("qwen3", vocab=151936, more={"pooling_type": 3}, **QWEN),  # type: ignore[arg-type]
+    "averaged": ggufs.plain("qwen3", vocab=65536, more={"pooling_type": 1}, **QWEN),  # type: ignore[arg-type]
+}
+
+
+@made_here
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("name", VECTORS)
+def test_models_that_give_vectors(tmp_path: Path, name: str, slots: int) -> None:
+    """As the engine is started for them: what is read in one piece is one batch."""
+    path = ggufs.write(tmp_path / "model.gguf", *VECTORS[name])
+    made = describe(path)
+    assert made.kind == "embedding"
+    context = min(2048, made.context)
+    job = Job("", str(path), "m", "", "", context, slots, 1, None, kind="embedding", whole=made.whole)
+    given = engine("llamacpp").arguments(job)
+    more = given[given.index("--embeddings") :]
+    with served(path, context, slots, tmp_path / "log", more=more) as (text, pid):
+        assert "compute buffer size" in text, text[-2000:]
+        status = Path(f"/proc/{pid}/status").read_text()
+    kept = slots * cache.request(made, context, "llamacpp") / MIB
+    assert kept == pytest.approx(reported(text, "KV"), abs=0.011)
+    assert (kept == 0) == made.encoder
+    found, told = reported(text, "compute"), buffers.embedding(made, context, slots) / MIB
+    assert found <= told + 0.005 <= 1.08 * found + 0.2
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    need = memory(made, "llamacpp", Use(context, slots))
+    assert match and need.part("prompts") == 0
+    held = int(match[1]) / 1024 - reported(text, "CPU_REPACK model")
+    assert held <= (need.part("cache") + need.part("process")) / MIB
 
 
 # Runs under the engine's own Python: the peak of resident memory while prompts of several lengths are read.

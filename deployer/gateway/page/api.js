@@ -126,10 +126,12 @@ export async function get(path) {
   });
 }
 
-/** The names of the models that the server has. */
+/** The names of the models that one can chat with. Throws `Failure` where the server has others alone. */
 export async function models() {
-  const listed = await get("v1/models");
-  return (listed.data ?? []).map((one) => one.id);
+  const listed = (await get("v1/models")).data ?? [];
+  const chatting = listed.filter((one) => one.paths?.includes("/v1/chat/completions") ?? true);
+  if (listed.length && !chatting.length) throw new Failure("embeds");
+  return chatting.map((one) => one.id);
 }
 
 /**

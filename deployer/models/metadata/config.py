@@ -22,6 +22,8 @@ _MAMBA1, _MAMBA2 = (
 # Words of designs whose caches or shapes do not follow from the rules here.
 _STRANGE = ("block_configs", "moe_latent_size", "compress_ratios", "attention_other_setting", "swa_num_attention_heads",
             "linear_attn_config")  # fmt: skip
+# Families in which every token sees every other: nothing is kept of a text.
+_ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "nomic_bert", "modernbert", "eurobert")
 _PATTERN = {"M": "mamba", "*": "full_attention", "-": "mlp", "E": "moe"}  # nemotron_h
 
 
@@ -86,9 +88,9 @@ def read(config: Config) -> Plan:
         experts=experts,
         active=int(_maybe(c, "num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_topk")),
         shared=_shared(c, family, expert) if experts else 0,
-        gated=family not in ("gpt2", "nemotron_h", "phi", "gpt_neox", "falcon"),
+        gated=family not in ("gpt2", "nemotron_h", "phi", "gpt_neox", "falcon", *_ENCODERS[:5]),
         tied=bool(
-            c.get("tie_word_embeddings", family in ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text"))
+            c.get("tie_word_embeddings", family in ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", *_ENCODERS))
         ),
     )
 
@@ -140,7 +142,7 @@ def _layer(c: Config, family: str, i: int, kind: str, count: int) -> Layer:
     if kind in ("sliding_attention", "chunked_attention"):
         window = int(c.get("sliding_window") or c.get("attention_chunk_size") or 0)
         return Layer("sliding", kv_heads, key, value, window, **kept)
-    return Layer("full", kv_heads, key, value, **kept)
+    return Layer("encoder" if family in _ENCODERS else "full", kv_heads, key, value, **kept)
 
 
 def attention(c: Config, kind: str) -> tuple[int, int, int]:

@@ -34,6 +34,10 @@ _PERIODS = {
     "olmo2": 4,
 }
 _CHUNK = {"llama4": 8192}
+# Designs without a cache (llama_model::create_memory), but for those that write by diffusion.
+_ENCODERS = {"bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert",
+             "modern-bert", "gemma-embedding"}  # fmt: skip
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama_pooling_type
 
 
 class Short(EOFError):
@@ -101,6 +105,7 @@ def describe(data: Bytes) -> Description:
         active=_most(meta.get(f"{arch}.expert_used_count", 0)),
         chat_template="tokenizer.chat_template" in meta,
         extra=end,
+        pooling=_POOLING.get(meta.get(f"{arch}.pooling_type", 0), ""),
     )
 
 
@@ -151,7 +156,7 @@ def _layers(arch: str, meta: Mapping[str, Any], listed: tuple[Any, ...]) -> tupl
             index = int(get("attention.indexer.key_length"))
             found.append(Layer("mla", latent=lora + rope, index=index, **kept))
         else:
-            kind = "sliding" if window else "full"
+            kind = "encoder" if arch in _ENCODERS else "sliding" if window else "full"
             found.append(Layer(kind, kv_heads[i], key, value, window, **kept))
     return tuple(found)
 

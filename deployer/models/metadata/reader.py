@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from deployer.models.metadata import gguf, quantized, safetensors, shapes
 from deployer.models.metadata.config import chat_template, read
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+# What sentence-transformers writes of a model that gives vectors: how it pools, and how much it reads.
+VECTORS = ("1_Pooling/config.json", "sentence_bert_config.json")
 DAMAGE = (
     OSError,
     ValueError,
@@ -81,11 +83,29 @@ def _folder(folder: Path) -> Description:
     for path in sorted(folder.glob("*.safetensors")):
         with mapped(path) as data:
             found += safetensors.tensors(data)
-    return from_config(config, found, chats=chats)
+    vectors = [json.loads((folder / name).read_text()) for name in VECTORS if (folder / name).exists()]
+    return from_config(config, found, chats=chats, vectors=vectors)
 
 
-def from_config(config: Any, found: Sequence[Tensor], *, chats: bool) -> Description:
-    """The model of a config.json, with the tensors of its files where those are known."""
+def from_config(config: Any, found: Sequence[Tensor], *, chats: bool, vectors: Sequence[Any] = ()) -> Description:
+    """The model of a config.json, with the tensors of its files where those are known; `vectors` are those of VECTORS.
+
+    vLLM reads no more tokens than sentence-transformers would (get_sentence_transformer_tokenizer_config).
+    """
+    said = {key: value for one in vectors for key, value in one.items()}
+    made = _from_config(config, found, chats)
+    context = min(made.context, said.get("max_seq_length") or made.context)
+    return replace(made, pooling=_pooling(said), context=context)
+
+
+def _pooling(said: Mapping[str, Any]) -> str:
+    """`pooling_mode_mean_tokens: true`, and newer `pooling_mode: mean`, as vLLM reads them."""
+    names = [key.removeprefix("pooling_mode_") for key, value in said.items() if value is True]
+    words = (name.replace("lasttoken", "last").partition("_")[0] for name in (str(said.get("pooling_mode")), *names))
+    return next((word for word in words if word in ("cls", "mean", "last")), "")
+
+
+def _from_config(config: Any, found: Sequence[Tensor], chats: bool) -> Description:
     if not found:
         return shapes.describe(config, chat_template=chats)
     plan = read(config)

@@ -19,7 +19,7 @@ from deployer.fetch.wanted import Address
 from deployer.frozen import dataclass
 from deployer.models.metadata import gguf, safetensors
 from deployer.models.metadata.config import chat_template
-from deployer.models.metadata.reader import DAMAGE, SPLIT, from_config, unreadable
+from deployer.models.metadata.reader import DAMAGE, SPLIT, VECTORS, from_config, unreadable
 from deployer.profile import ModelChoice
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class _Ranges:
             found: list[Tensor] = [t for made in pool.map(self._shard, paths[:_SHARDS]) for t in made]
         if len(paths) > _SHARDS:
             found = []  # thousands of requests would tell little more than the shapes that config.json implies
-        return from_config(config, found, chats=chat_template(config, told, names))
+        vectors = [json.loads(self._head(name, _MOST)) for name in VECTORS if name in names]
+        return from_config(config, found, chats=chat_template(config, told, names), vectors=vectors)
 
     def gguf(self, parts: tuple[str, ...]) -> Description:
         first = self._parsed(parts[0], gguf.describe)

@@ -70,6 +70,7 @@ class PageServer:
         self.key: str | None = KEY
         self.models = ["SmolLM2-135M"]
         self.models_status = 200
+        self.more: dict[str, Any] = {}  # what each model says of itself besides
         self.answers: deque[Answer] = deque()
         self.asked: list[dict[str, Any]] = []
         self.left = 0  # streams that the page went away from
@@ -92,7 +93,7 @@ class PageServer:
     async def _models(self, request: Request) -> Response:
         if self.models_status != 200:
             return _error(self.models_status, "the model is loading", {"Retry-After": "1"})
-        listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
+        listed = {"object": "list", "data": [{"id": name, "object": "model", **self.more} for name in self.models]}
         return self._refused(request) or JSONResponse(listed)
 
     async def _status(self, request: Request) -> Response:

@@ -77,6 +77,16 @@ def test_a_server_without_keys_asks_for_none(browser: Browser, server: PageServe
         assert not tab.page.locator("dialog").count()
 
 
+def test_a_server_without_a_chat_model_says_what_is_there(browser: Browser, server: PageServer) -> None:
+    server.more = {"paths": ["/v1/embeddings"]}
+    with visit(browser, server) as tab:
+        tab.open(wait="#which button")
+        expect(tab.page.locator("#empty")).to_contain_text("does not chat. Programs ask it at /v1/embeddings")
+        server.more = {"paths": ["/v1/chat/completions", "/v1/completions"]}
+        tab.page.locator("#which").get_by_role("button", name="Try again").click()
+        expect(tab.page.locator("#which")).to_have_text("SmolLM2-135M")
+
+
 # asking and answering
 
 

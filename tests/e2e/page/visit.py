@@ -41,13 +41,13 @@ class Visit:
         if not request.url.startswith(self.server.url):
             self.away.append(request.url)
 
-    def open(self, path: str = "/", key: str | None = KEY) -> Visit:
-        """Opens a page; with `key` the tab has it already."""
+    def open(self, path: str = "/", key: str | None = KEY, wait: str = "#which span, #which select") -> Visit:
+        """Opens a page; with `key` the tab has it already, and `wait` is there when this returns."""
         if key:
             self.page.add_init_script(f"sessionStorage['deployer.key'] ??= '{key}'")
         self.page.goto(self.server.url + path)
         if key and path == "/":
-            self.page.wait_for_selector("#which span, #which select")
+            self.page.wait_for_selector(wait)
         return self
 
     def send(self, text: str) -> None:
