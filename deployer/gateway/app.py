@@ -28,12 +28,14 @@ from . import pages
 from .config import Config, ConfigError
 from .errors import UNAVAILABLE, Refusal
 from .forward import Forward
-from .keys import Keys
+from .gpus import Gpus
+from .keys import OWNER, Keys
 from .metrics import STEP_S, Metrics
 from .metrics import Request as Measured
 from .replicas import Place, Replicas
 
 API = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+_PROBE = b"x-deployer-probe"
 _PUBLIC = {"/healthz", "/readyz", "/health"}
 _NAME = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOOK_S = 1.0  # between looks at the files of the configuration
@@ -53,6 +55,7 @@ class Gateway:
         self.keys = Keys(state)
         self.replicas = Replicas()
         self.metrics = Metrics()
+        self.gpus = Gpus(folder)
         self.started = time.time()
         self.client: aiohttp.ClientSession
         self.config: Config
@@ -100,6 +103,7 @@ class Gateway:
             if not (scope["path"] in self._open and scope["method"] in ("GET", "HEAD")):
                 key = self.keys.who(dict(scope["headers"]).get(b"authorization"))
                 scope["deployer.key"], one.key = key, key.name
+                one.probe = key.name == OWNER and _PROBE in dict(scope["headers"])
             routed = [route for route in self._routes.routes if isinstance(route, Route) and
                       route.path_regex.match(scope["path"])]  # fmt: skip
             if not routed:
@@ -161,7 +165,7 @@ class Gateway:
             self.keys.keep()
 
     def _ended(self, scope: Scope, one: Measured) -> None:
-        if one.path in self._open:
+        if one.path in self._open or one.probe:
             return  # asked all the time, and nobody's
         if one.status >= 400 and not one.cause:
             one.cause = "refused" if one.status < 500 else "failed"
@@ -227,9 +231,11 @@ class Gateway:
         models = [
             {
                 "id": model.id, "engine": model.engine, "context": model.context,
+                "waiting": self.replicas.waiting_for(model),
                 "replicas": [
                     {"name": place.replica.name, "state": place.replica.state, "ready": place.ready,
-                     "running": place.running, "slots": place.replica.slots}
+                     "running": place.running, "slots": place.replica.slots,
+                     "answered": place.answered, "events": place.events}
                     for place in self.replicas.places(model)
                 ],
             }
@@ -243,7 +249,7 @@ class Gateway:
             "running": self.replicas.running, "waiting": self.replicas.waiting, "limit": slots,
             "requests": self.metrics.requests, "errors": self.metrics.errors,
             "prompt_tokens": self.metrics.prompt_tokens, "completion_tokens": self.metrics.completion_tokens,
-            "gpus": [], "series": self.metrics.series(),
+            "gpus": self.gpus.now(), "series": self.metrics.series(),
         })  # fmt: skip
 
     async def _measures(self, asked: Asked) -> Response:
@@ -252,7 +258,7 @@ class Gateway:
             for place in self.replicas.places(model):
                 running[model.id, place.replica.name] = place.running
                 up[model.id, place.replica.name] = bool(place.ready)
-        text = self.metrics.text(running, up, self.replicas.waiting)
+        text = self.metrics.text(running, up, self.replicas.waiting, self.gpus.now())
         return Response(text, media_type="text/plain; version=0.0.4")
 
 

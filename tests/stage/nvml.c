@@ -282,6 +282,14 @@ int nvmlDeviceGetTemperatureV(device *gpu, struct temperature *answer) {
     return answer->sensor ? INVALID_ARGUMENT : put(find(gpu, "temperature"), (uint32_t *)&answer->celsius);
 }
 
+/* the GPU, its memory; in % */
+int nvmlDeviceGetUtilizationRates(device *gpu, uint32_t *answer) {
+    BEGIN(gpu);
+    if (put(item(find(gpu, "utilization"), 0), &answer[0]))
+        return NOT_SUPPORTED;
+    return put(item(find(gpu, "utilization"), 1), &answer[1]);
+}
+
 /* 0 shutdown, 1 slowdown */
 int nvmlDeviceGetTemperatureThreshold(device *gpu, unsigned kind, uint32_t *answer) {
     BEGIN(gpu);
