@@ -77,7 +77,8 @@ def test_a_log_that_nothing_may_read_is_unknown_with_every_reason(ask: Questions
     found = events(ask, 0, Programs(journalctl=""))
     assert isinstance(found, Unknown)
     assert found.reason == (
-        "this user may not read the kernel's log (No such file or directory); the journal shows this user nothing; no dmesg"
+        "this user may not read the kernel's log (No such file or directory); "
+        "the journal shows this user nothing; no dmesg"
     )
 
 
