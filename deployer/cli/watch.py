@@ -91,9 +91,10 @@ class Watcher:
         except DeployerError as error:  # a container engine that is being restarted
             return self._blind(error)
         self._members |= {one.pid: one for sight in sights for one in sight.members}
-        around = self._around()
+        found = health.observe(sights, self._door)
+        around = self._around(found)
         wanted: list[str] = []
-        for seen in health.observe(sights, self._door):
+        for seen in found:
             verdict, self._past[seen.name] = watch.judge(seen, around, self._past.get(seen.name, Past()))
             self._told(seen, verdict)
             wanted += [seen.name] if verdict.state == watch.RESTART else []
@@ -132,12 +133,16 @@ class Watcher:
         url = record.url.removesuffix("/v1")
         self._door = Door(url, record.model, record.kind, known, certificate, self._limit)
 
-    def _around(self) -> Around:
+    def _around(self, found: Sequence[Seen]) -> Around:
+        """What the host says; while all is well, only what costs nothing."""
         now = time.time()
-        if self._cards is None:
-            return Around(now)
-        events = kernel.events(self._questions, now - _SINCE_S)
-        return Around(now, self._cards.now(), events, kernel.reloads(now - _SINCE_S))
+        trouble = [seen for seen in found if seen.answer.kind != watch.OK]
+        if self._cards is None or not trouble:
+            return Around(now, self._cards.now() if self._cards else ())
+        since = max(now - _SINCE_S, min(seen.started for seen in found) or 0.0)
+        events = kernel.events(self._questions, since)
+        reloads = kernel.reloads(since) if any(seen.log for seen in trouble) else ()
+        return Around(now, self._cards.now(fresh=True), events, reloads)
 
     def _gpus(self) -> tuple[Gpu, ...] | host.Unknown:
         found = nvml.nvml(self._questions)
@@ -145,7 +150,7 @@ class Watcher:
 
     def _publish(self, gpus: tuple[Gpu, ...]) -> None:
         now = time.time()
-        events = kernel.events(self._questions, now - _SINCE_S)
+        events = kernel.events(self._questions, now - health.HOUR_S)
         told = health.for_gateway(gpus, self._own, () if isinstance(events, host.Unknown) else events, now)
         self._here.home.write_for_gateway(self._name, "gpus.json", told)
 
@@ -187,7 +192,7 @@ class Watcher:
         return True
 
     def _tidied(self) -> list[str]:
-        gpus = self._cards.now() if self._cards else ()
+        gpus = self._cards.now(fresh=True) if self._cards else ()
         if isinstance(gpus, host.Unknown):
             return [f"whether anything still holds memory of the GPUs could not be asked: {gpus.reason}"]
         now = [one for sight in self._hands.look() for one in sight.members]

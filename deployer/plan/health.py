@@ -29,7 +29,8 @@ _PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/v1/completions", {"prompt": "Hi"}),
 }
 _NEWS = '{"time": "'  # the gateway's own log
-_HOUR_S = 3600.0
+HOUR_S = 3600.0
+LIMIT_S = 3.0  # for one look at the GPUs, which may have to wake them
 
 
 @dataclass(frozen=True)
@@ -203,35 +204,44 @@ class Cards:
     ) -> None:
         self._ask, self._publish, self._every = ask, publish, every
         self._found: tuple[Gpu, ...] | Unknown = ()
-        self._at: float | None = None
-        self._first, self._began = threading.Event(), time.monotonic()
-        self._thread = threading.Thread(target=self._go, daemon=True)
-        self._thread.start()
+        self._asked = time.monotonic()
+        self._wanted, self._done = threading.Event(), threading.Condition()
+        self._looks = 0
+        threading.Thread(target=self._go, daemon=True).start()
 
-    def now(self) -> tuple[Gpu, ...] | Unknown:
-        """What was found last; Unknown when that is older than three looks. The first answer is waited for."""
-        self._first.wait(3 * self._every)
-        age = time.monotonic() - (self._began if self._at is None else self._at)
-        if self._at is None or age > 3 * self._every:
-            return Unknown(f"the driver has not answered for {age:.0f} s")
-        return self._found
+    def now(self, *, fresh: bool = False) -> tuple[Gpu, ...] | Unknown:
+        """What was found last, or, with `fresh`, what is found now. Unknown when nothing was for three looks."""
+        begin = time.monotonic()
+        with self._done:
+            if fresh:
+                self._wanted.set()
+            self._done.wait_for(
+                lambda: self._looks > 0 and not (fresh and self._asked < begin), self._every if self._looks else LIMIT_S
+            )
+            age = time.monotonic() - self._asked
+            if not self._looks or age > 3 * self._every + LIMIT_S:
+                return Unknown(f"the driver has not answered for {age:.0f} s")
+            return self._found
 
     def _go(self) -> None:
         while True:
+            self._wanted.clear()
+            begin = time.monotonic()
             try:
-                self._found = self._ask()
-                self._at = time.monotonic()
-                self._first.set()
-                if not isinstance(self._found, Unknown):
-                    self._publish(self._found)
+                found = self._ask()
+                if not isinstance(found, Unknown):
+                    self._publish(found)
             except Exception as error:  # noqa: BLE001  one answer of the driver must not end all looks
-                self._found = Unknown(f"{type(error).__name__}: {error}")
-            time.sleep(self._every)
+                found = Unknown(f"{type(error).__name__}: {error}")
+            with self._done:
+                self._found, self._asked, self._looks = found, begin, self._looks + 1
+                self._done.notify_all()
+            self._wanted.wait(self._every)
 
 
 def for_gateway(gpus: Sequence[Gpu], own: Iterable[str], events: Iterable[Event], now: float) -> dict[str, Any]:
     """What the gateway is told of the GPUs `own` (deployer/gateway/gpus.py), with the last Xid of an hour."""
-    wanted, recent = set(own), [one for one in events if one.at > now - _HOUR_S]
+    wanted, recent = set(own), [one for one in events if one.at > now - HOUR_S]
     rows = []
     for gpu in gpus:
         slices = [one.uuid for one in getattr(gpu.mig, "slices", ())]
