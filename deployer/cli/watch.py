@@ -75,15 +75,17 @@ class Watcher:
         self._past = self._remembered()
         self._verdicts: dict[str, Verdict] = {}
         self._since: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._members: dict[int, Member] = {}
+        self._own: tuple[str, ...] = ()
+        self._cards: Cards | None = None
         self._take(record)
-        self._own = tuple(uuid for part in record.launch.parts for uuid in part.gpus)
-        self._cards = Cards(self._gpus, self._publish) if self._own else None
 
     def look(self, *, act: bool) -> Verdict:
         """One round: what is seen is judged, said where it is new, and acted on."""
         record = plan.load_record(self._here.home, self._name)
-        if record is not None and record != self._record:
+        if record is not None and record != self._record:  # after an `up` nothing of the former counts
+            self._past.clear()
             self._take(record)
         try:
             sights = self._hands.look()
@@ -124,8 +126,12 @@ class Watcher:
             click.echo(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {part:9} {word} {text}".rstrip())
 
     def _take(self, record: Record) -> None:
-        """From now on it is this one: after an `up`, nothing of the former counts."""
+        """From now on it is this one."""
         self._record = record
+        self._started.clear()
+        self._own = tuple(uuid for part in record.launch.parts for uuid in part.gpus)
+        if self._own and self._cards is None:
+            self._cards = Cards(self._gpus, self._publish)
         self._hands = hands(self._here, record)
         key = self._here.home.deployment(record.name) / "key"
         certificate = Path(record.certificate) if record.certificate else None
@@ -156,6 +162,11 @@ class Watcher:
 
     def _told(self, seen: Seen, verdict: Verdict) -> None:
         old = self._verdicts.get(seen.name)
+        known = self._started.get(seen.name)
+        if seen.started:
+            self._started[seen.name] = seen.started
+        if known and seen.started > known + 1:  # as containers and our supervisor do, sooner than a look comes
+            self.say(seen.name, "note", "it had ended, and its runtime started it again")
         self._verdicts[seen.name] = verdict
         if old is None or old.state != verdict.state:
             self._since[seen.name] = time.time()
@@ -188,6 +199,7 @@ class Watcher:
             self.say(name, "failed", f"it did not come back: {error.message}")
         for line in lines:
             self.say(name, "note", line)
+        self._started.clear()
         self._past[name] = watch.restarted(self._past[name], time.time(), up=up)
         return True
 
