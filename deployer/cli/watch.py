@@ -77,6 +77,7 @@ class Watcher:
         self._since: dict[str, float] = {}
         self._started: dict[str, float] = {}
         self._members: dict[int, Member] = {}
+        self._blind_kernel = False
         self._own: tuple[str, ...] = ()
         self._cards: Cards | None = None
         self._take(record)
@@ -92,7 +93,8 @@ class Watcher:
             self._verdicts.pop(_RUNTIME, None)
         except DeployerError as error:  # a container engine that is being restarted
             return self._blind(error)
-        self._members |= {one.pid: one for sight in sights for one in sight.members}
+        seen_now = {one.pid: one for sight in sights for one in sight.members}
+        self._members = {pid: one for pid, one in self._members.items() if one.state is not None} | seen_now
         found = health.observe(sights, self._door)
         around = self._around(found)
         wanted: list[str] = []
@@ -147,6 +149,9 @@ class Watcher:
             return Around(now, self._cards.now() if self._cards else ())
         since = max(now - _SINCE_S, min(seen.started for seen in found) or 0.0)
         events = kernel.events(self._questions, since)
+        if isinstance(events, host.Unknown) and not self._blind_kernel:
+            self._blind_kernel = True
+            self.say("kernel", "note", f"no Xid lines: {events.reason}")
         reloads = kernel.reloads(since) if any(seen.log for seen in trouble) else ()
         return Around(now, self._cards.now(fresh=True), events, reloads)
 
