@@ -104,8 +104,8 @@ class Watcher:
             wanted += [seen.name] if verdict.state == watch.RESTART else []
         if act:
             for name in wanted:
-                if self._again(name, sights):
-                    break  # today one start is that of all parts
+                if self._again(name, sights) and self._hands.whole:
+                    break
             self._keep()
         return watch.worst(list(self._verdicts.values()))
 
@@ -183,7 +183,7 @@ class Watcher:
 
     def _again(self, name: str, sights: Sequence[Sight]) -> bool:
         """Starts a part again, unless another command works on the deployment; whether it was tried."""
-        cause, up = self._verdicts[name].cause, False
+        cause, failure = self._verdicts[name].cause, ""
         try:
             with self._here.home.lock(f"deployment-{self._name}"):
                 same = plan.load_record(self._here.home, self._name) == self._record
@@ -194,18 +194,19 @@ class Watcher:
                 begin = time.monotonic()
                 lines = [*self._hands.again(name), *self._tidied()]
                 took = time.monotonic() - begin
-                up = True
                 self.say(name, "restarted", f"after {format_duration(took)}; cause: {cause}", seconds=round(took, 3))
         except Busy as busy:
             self.say(name, "busy", busy.message)
             return False
         except DeployerError as error:
+            failure = error.message
             lines = [*error.evidence, *([error.hint] if error.hint else [])]
             self.say(name, "failed", f"it did not come back: {error.message}")
         for line in lines:
             self.say(name, "note", line)
         self._started.clear()
-        self._past[name] = watch.restarted(self._past[name], time.time(), up=up)
+        for part in self._past if self._hands.whole else (name,):
+            self._past[part] = watch.restarted(self._past[part], time.time(), failure)
         return True
 
     def _tidied(self) -> list[str]:
@@ -245,7 +246,7 @@ class Watcher:
 
 def hands(here: Place, record: Record) -> Hands:
     """The deployment of `record` for a watcher: today one unit is all its parts, and is started again as a whole."""
-    return Hands(partial(_look, here, record), partial(_start, here, record))
+    return Hands(partial(_look, here, record), partial(_start, here, record), whole=True)
 
 
 def _look(here: Place, record: Record) -> tuple[Sight, ...]:

@@ -53,11 +53,13 @@ class Sight:
 class Hands:
     """All that a watcher does to a deployment: `look` at its parts, and start one of them, by name, `again`.
 
-    `again` gives what was done, as lines for people. Raises DeployerError when it does not come up.
+    `again` gives what was done, as lines for people; it raises DeployerError when the part does not come up. `whole`:
+    to start one is to start all.
     """
 
     look: Callable[[], tuple[Sight, ...]]
     again: Callable[[str], Sequence[str]]
+    whole: bool = False
 
 
 class Door:

@@ -92,7 +92,7 @@ class Past:
     """What is remembered of a part; times in seconds since 1970, `cards` PCI addresses by UUID.
 
     `moved` is when a load moved last, `worked` when processor time did, `given` when a token or a request did.
-    `ours`: if nothing of it is there, a restart that failed left it so, and nobody else.
+    `ours`: if nothing of it is there, a restart that failed left it so, and nobody else; `failure` is why.
     """
 
     seen: Seen | None = None
@@ -104,6 +104,7 @@ class Past:
     restarts: int = 0
     restarted: float = 0.0
     ours: bool = False
+    failure: str = ""
     cards: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -125,11 +126,13 @@ def judge(seen: Seen, around: Around, past: Past) -> tuple[Verdict, Past]:
         well = past.well if found.state in (HEALTHY, BUSY) else None
         if found.state == HEALTHY:
             well = now if well is None else well
-            past = replace(past, ours=False)
+            past = replace(past, ours=False, failure="")
             if now - well >= FORGIVEN_S:
                 past = replace(past, restarts=0)
         return found, replace(past, well=well)
     past = replace(past, well=None)
+    if past.failure and seen.state != "running":
+        found = replace(found, cause=past.failure)
     if past.restarts >= RESTARTS:
         return Verdict(BROKEN, f"{past.restarts} restarts did not help: {found.cause}"), past
     until = past.restarted + pause(past.restarts)
@@ -138,9 +141,10 @@ def judge(seen: Seen, around: Around, past: Past) -> tuple[Verdict, Past]:
     return found, past
 
 
-def restarted(past: Past, at: float, *, up: bool) -> Past:
-    """`past` after a restart that was tried, and ended at `at`, `up` or not; what moved before it is forgotten."""
-    return Past(restarts=past.restarts + 1, restarted=at, ours=not up, cards=past.cards)
+def restarted(past: Past, at: float, failure: str = "") -> Past:
+    """`past` after a restart that ended at `at`, well or with `failure`; what moved before it is forgotten."""
+    count, ours = past.restarts + 1, bool(failure)
+    return Past(restarts=count, restarted=at, ours=ours, failure=failure, cards=past.cards)
 
 
 def pause(restarts: int) -> float:

@@ -83,9 +83,9 @@ def test_what_ended_is_started_again(state: str) -> None:
 
 def test_what_somebody_took_down_stays_down() -> None:
     assert after((0, seen(REFUSED, "gone")))[0].state == DOWN
-    tried = restarted(Past(), T, up=False)
-    assert judge(seen(REFUSED, "gone"), around(100), tried)[0].state == RESTART  # our own start failed
-    assert judge(seen(REFUSED, "gone"), around(100), restarted(Past(), T, up=True))[0].state == DOWN
+    tried = restarted(Past(), T, "no file")
+    assert judge(seen(REFUSED, "gone"), around(100), tried)[0] == Verdict(RESTART, "no file")  # our own start failed
+    assert judge(seen(REFUSED, "gone"), around(100), restarted(Past(), T))[0].state == DOWN
 
 
 def test_a_load_may_take_for_ever_while_it_moves() -> None:
@@ -202,21 +202,21 @@ def test_restarts_back_off_and_end() -> None:
             now = verdict.until - T
             verdict, past = judge(seen(REFUSED, "dead"), around(now), past)
         assert verdict.state == RESTART
-        past = restarted(past, T + now, up=True)
+        past = restarted(past, T + now)
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     found, _ = judge(seen(REFUSED, "dead"), around(now + 1e6), past)
     assert found == Verdict(BROKEN, "10 restarts did not help: it ended")
 
 
 def test_ten_minutes_of_health_forgive() -> None:
-    past = restarted(restarted(Past(), T, up=True), T, up=True)
+    past = restarted(restarted(Past(), T), T)
     for at in range(0, 600, 10):
         _, past = judge(seen(), around(at), past)
         assert past.restarts == 2
     _, past = judge(seen(SILENT, worked=at, tokens=1), around(599), past)  # busy is no gap in health
     _, past = judge(seen(), around(600), past)
     assert past.restarts == 0
-    past = restarted(Past(), T, up=True)
+    past = restarted(Past(), T)
     for at, answer in ((0, OK), (500, FAILED), (510, OK), (1000, OK)):
         _, past = judge(seen(answer), around(at), past)
     assert past.restarts == 1
@@ -257,7 +257,7 @@ def test_whatever_is_seen(story: list[tuple[float, Seen, bool]], bus: bool) -> N
         if verdict.state == RESTART:
             assert past.restarts < watch.RESTARTS
             assert last is None or now - last >= pause(past.restarts)
-            past, last = restarted(past, now, up=up), now
+            past, last = restarted(past, now, "" if up else "no file"), now
 
 
 @given(STORY)
