@@ -72,7 +72,7 @@ class Watcher:
         self._here, self._name, self._limit, self._json = here, record.name, limit, as_json
         self._file = here.home.deployment(record.name) / "watch.json"
         self._questions = here.questions((), ports=())
-        self._past = self._remembered()
+        self._past = self._remembered(record.accepted)
         self._verdicts: dict[str, Verdict] = {}
         self._since: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -103,7 +103,8 @@ class Watcher:
             self._told(seen, verdict)
             wanted += [seen.name] if verdict.state == watch.RESTART else []
         if act:
-            for name in wanted:
+            held = any(one.state in (watch.HOLD, watch.BROKEN) for one in self._verdicts.values())
+            for name in () if self._hands.whole and held else wanted:
                 if self._again(name, sights) and self._hands.whole:
                     break
             self._keep()
@@ -119,8 +120,7 @@ class Watcher:
     def say(self, part: str, event: str, text: str, **more: Any) -> None:
         now = time.time()
         if self._json:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-            told = {"time": stamp, "deployment": self._name, "part": part, "event": event, "text": text, **more}
+            told = {"at": round(now, 3), "deployment": self._name, "part": part, "event": event, "text": text, **more}
             click.echo(json.dumps(told, ensure_ascii=False))
         else:
             good = event not in (*_BAD, "failed", "killed")
@@ -227,18 +227,20 @@ class Watcher:
                    "ours": self._past[part].ours}
             for part, one in self._verdicts.items()
         }  # fmt: skip
-        told = {"at": time.time(), "pid": os.getpid(), "state": whole.state, "cause": whole.cause,
-                "since": self._since[name], "restarts": max(past.restarts for past in self._past.values()),
-                "parts": parts}  # fmt: skip
+        told = {"at": time.time(), "pid": os.getpid(), "accepted": self._record.accepted, "state": whole.state,
+                "cause": whole.cause, "since": self._since[name], "parts": parts,
+                "restarts": max(past.restarts for past in self._past.values())}  # fmt: skip
         write_json(self._file, told)
 
-    def _remembered(self) -> dict[str, Past]:
+    def _remembered(self, accepted: str) -> dict[str, Past]:
         """What an earlier watcher had tried, so that to end it and to start it again is no way around the pauses."""
-        raw = read_json(self._file)
+        raw: Any = read_json(self._file)
         try:
+            if raw["accepted"] != accepted:
+                return {}
             return {
                 part: Past(restarts=int(one["restarts"]), restarted=float(one["restarted"]), ours=bool(one["ours"]))
-                for part, one in (raw["parts"].items() if raw else ())
+                for part, one in raw["parts"].items()
             }
         except (KeyError, TypeError, ValueError, AttributeError):
             return {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ ENGINE = """
 import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 broken, begin = sys.argv[2], time.time()
+if os.path.exists(broken + ".start"):
+    sys.exit("it cannot start")
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def log_message(self, *words): pass
@@ -125,9 +129,11 @@ class Bed:
 
     def said(self, part: str = "engine") -> list[tuple[str, str]]:
         """Events and texts of a part."""
+        return [(one["event"], one["text"]) for one in self.told() if one["part"] == part]
+
+    def told(self) -> list[dict[str, Any]]:
         lines = (self.folder / "watch.log").read_text().splitlines()
-        told = [json.loads(line) for line in lines if line.endswith("}")]
-        return [(one["event"], one["text"]) for one in told if one["part"] == part]
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 @pytest.fixture
@@ -195,11 +201,29 @@ def test_a_gpu_lost_by_a_daemon_reload_is_given_again(watching: Bed) -> None:
     assert events(watching).count("restarted") == 1
 
 
+def test_starts_that_fail_are_held_back_and_go_on_when_they_can(watching: Bed) -> None:
+    start = watching.folder / "broken.start"
+    start.touch()
+    os.kill(watching.engine(), signal.SIGKILL)
+    wait_until(lambda: events(watching).count("failed") == 3, 30)
+    told = [one for one in watching.told() if one["event"] in ("failed", "restarted")]
+    gaps = [after["at"] - before["at"] for before, after in pairwise(told)]
+    assert 1 <= gaps[0] < gaps[1] and gaps[1] >= 2
+    assert "small did not come up" in until(watching, "hold")
+    start.unlink()
+    wait_until(lambda: events(watching)[-1] == "healthy", 30)
+    assert read_json(watching.home.deployment("small") / "watch.json")["restarts"] == 4
+
+
 def test_what_was_taken_down_stays_so(watching: Bed) -> None:
-    watching.runtime.stop("small")
+    command = [sys.executable, "-m", "deployer", "down", "small"]
+    subprocess.run([*command, "--keep"], env=watching.environment, check=True, timeout=60)
     until(watching, "down")
     time.sleep(1)
-    assert "restart" not in events(watching)
+    assert "restarted" not in events(watching)
+    assert watching.runtime.find("small") is None
+    subprocess.run(command, env=watching.environment, check=True, timeout=60)
+    wait_until(lambda: watching.said("small") == [("ended", "small was taken down")])
 
 
 def test_one_look(bed: Bed) -> None:
