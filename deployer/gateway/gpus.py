@@ -25,7 +25,8 @@ def _mib(one: dict[str, Any], left: bool) -> float | None:
     return float((total - used if left else used) // _MIB)
 
 
-# Names, units and labels as NVIDIA's dcgm-exporter has them (etc/default-counters.csv): dashboards for it work.
+# Names, units and labels as in NVIDIA's dcgm-exporter up to 4.8 (etc/default-counters.csv), which dashboards know;
+# 4.9 renames them and counts in bytes and shares of 1.
 GPU_GAUGES: tuple[tuple[str, str, Read], ...] = (
     ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", lambda one: one["utilization"]),
     ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", lambda one: _mib(one, False)),
