@@ -31,6 +31,7 @@ FAILURES = 3  # answers in a row that are errors, before the engine is started a
 STILL_S = 30.0  # without an answer, and with nothing at all that moves
 STALL_S = 120.0  # of a load whose log, memory and reading stand still, as in `up`; or without a token, while alone
 STUCK_S = 600.0  # the same with requests at work that may be long prompts
+GAP_S = 20.0  # between two looks, at most, that counts: a watcher may have slept, or a clock may have been set
 FORGIVEN_S = 600.0  # of health, after which restarts do not count any more
 FIRST_S, MOST_S = 1.0, 300.0  # the pause before the second restart, doubled for each further one
 RESTARTS = 10  # that did not help
@@ -89,13 +90,14 @@ class Around:
 
 @dataclass(frozen=True)
 class Past:
-    """What is remembered of a part; times in seconds since 1970, `cards` PCI addresses by UUID.
+    """What is remembered of a part since the look `at`; times in seconds since 1970, `cards` PCI addresses by UUID.
 
     `moved` is when a load moved last, `worked` when processor time did, `given` when a token or a request did.
     `ours`: if nothing of it is there, a restart that failed left it so, and nobody else; `failure` is why.
     """
 
     seen: Seen | None = None
+    at: float = 0.0
     moved: float = 0.0
     worked: float = 0.0
     given: float = 0.0
@@ -120,7 +122,7 @@ class Verdict:
 def judge(seen: Seen, around: Around, past: Past) -> tuple[Verdict, Past]:
     """The verdict on `seen`, and what is to be remembered for the next one. After a restart, ask `restarted`."""
     now = around.at
-    past = _moved(seen, now, _known(around, past))
+    past = _moved(seen, now, _known(around, _steady(past, now)))
     found = _found(seen, around, past)
     if found.state != RESTART:
         well = past.well if found.state in (HEALTHY, BUSY) else None
@@ -157,6 +159,22 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     return max(verdicts, key=lambda one: STATES.index(one.state))
 
 
+def _steady(past: Past, now: float) -> Past:
+    """With its times moved on by what passed unseen since the last look, and back where the clock was set back."""
+    if past.seen is None:
+        return past
+    gap = now - past.at
+    unseen, back = gap - min(max(gap, 0.0), GAP_S), min(gap, 0.0)
+    return replace(
+        past,
+        moved=past.moved + unseen,
+        worked=past.worked + unseen,
+        given=past.given + unseen,
+        restarted=past.restarted + back,
+        well=None if past.well is None else past.well + back,
+    )
+
+
 def _known(around: Around, past: Past) -> Past:
     """With the addresses of cards, which a lost one does not tell any more."""
     gpus = () if isinstance(around.gpus, Unknown) else around.gpus
@@ -174,6 +192,7 @@ def _moved(seen: Seen, now: float, past: Past) -> Past:
     return replace(
         past,
         seen=seen,
+        at=now,
         moved=now if first or seen.pulse != old.pulse else past.moved,
         worked=now if first or seen.worked != old.worked else past.worked,
         given=now if first or seen.tokens != old.tokens or seen.answer.kind == OK else past.given,

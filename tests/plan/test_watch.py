@@ -117,6 +117,22 @@ def test_an_engine_that_spins_and_gives_nothing_is_stuck_in_the_end(answer: str,
     assert after(*story)[0].cause.startswith("stuck: it works and gives no token for")
 
 
+@pytest.mark.parametrize("step", [300.0, 86400.0, -86400.0])
+def test_what_passed_unseen_is_held_against_nobody(step: float) -> None:
+    """The watcher was busy with another part, the machine slept, or somebody set the clock."""
+    story = [(0.0, seen(OK, worked=5.0)), (step, seen(SILENT, worked=5.0, others=1))]
+    assert after(*story)[0].state == BUSY
+    story += [(step + at, seen(SILENT, worked=5.0, others=1)) for at in (10, 20, 30)]
+    assert after(*story)[0].state == RESTART
+
+
+def test_a_clock_that_is_set_back_does_not_lengthen_the_pause() -> None:
+    _, past = judge(seen(REFUSED, "dead"), around(0), restarted(restarted(Past(), T - 9), T))
+    for at in (-3600, -3599, -3598):
+        verdict, past = judge(seen(REFUSED, "dead"), around(at), past)
+    assert verdict.state == RESTART
+
+
 def test_errors_count_when_they_come_in_a_row() -> None:
     wrong, right = seen(FAILED), seen()
     assert after((0, wrong), (10, wrong))[0].state == UNKNOWN
