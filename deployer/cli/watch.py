@@ -92,7 +92,9 @@ class Watcher:
             sights = self._hands.look()
             self._verdicts.pop(_RUNTIME, None)
         except DeployerError as error:  # a container engine that is being restarted
-            return self._blind(error)
+            return self._blind(error.message)
+        except Exception as error:  # noqa: BLE001  a container that goes while it is looked at must not end the watch
+            return self._blind(f"{type(error).__name__}: {error}")
         seen_now = {one.pid: one for sight in sights for one in sight.members}
         self._members = {pid: one for pid, one in self._members.items() if one.state is not None} | seen_now
         found = health.observe(sights, self._door)
@@ -110,8 +112,8 @@ class Watcher:
             self._keep()
         return watch.worst(list(self._verdicts.values()))
 
-    def _blind(self, error: DeployerError) -> Verdict:
-        found = Verdict(watch.UNKNOWN, error.message)
+    def _blind(self, why: str) -> Verdict:
+        found = Verdict(watch.UNKNOWN, why)
         if self._verdicts.get(_RUNTIME) != found:
             self.say(_RUNTIME, found.state, found.cause)
         self._verdicts[_RUNTIME] = found
@@ -201,7 +203,10 @@ class Watcher:
         except DeployerError as error:
             failure = error.message
             lines = [*error.evidence, *([error.hint] if error.hint else [])]
-            self.say(name, "failed", f"it did not come back: {error.message}")
+            self.say(name, "failed", f"it did not come back: {failure}")
+        except Exception as error:  # noqa: BLE001  what it costs is a pause, and not the watch
+            failure, lines = f"{type(error).__name__}: {error}", []
+            self.say(name, "failed", f"it did not come back: {failure}")
         for line in lines:
             self.say(name, "note", line)
         self._started.clear()
