@@ -6,7 +6,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e long bench bench-images bench-pull bench-sizing bench-gateway docs golden picture
+.PHONY: up down check test lint types unit e2e long bench bench-images bench-pull bench-sizing bench-gateway bench-faults docs golden picture
 .PHONY: screenshots vendor compat-data images lock clean
 
 up: $(VENV)/.installed
@@ -55,6 +55,10 @@ bench-sizing: $(VENV)/.developer
 # The gateway beside the bare engine and nginx, a minute; ARGS="--soak 10" is ten minutes of mixed load.
 bench-gateway: $(VENV)/.developer
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+# What clients see of faults under load, ten minutes; as root, and with ARGS="--runtime docker".
+bench-faults: $(VENV)/.developer
+	$(BIN)/python benchmarks/faults.py $(ARGS)
 
 # docs/checks.md, docs/check.schema.json and docs/failures.md, made again from the code.
 docs: $(VENV)/.developer

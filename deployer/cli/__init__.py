@@ -21,6 +21,7 @@ COMMANDS = {
     "history": ("deployer.cli.history", "List generations, and what changed."),
     "start": ("deployer.cli.start", "Bring back what was accepted, as it was."),
     "status": ("deployer.cli.status", "Say what runs, where and how fast."),
+    "watch": ("deployer.cli.watch", "Look after a deployment, and start it again when that helps."),
     "inspect": ("deployer.cli.inspect", "Show what a deployment is, to the last limit."),
     "service": ("deployer.cli.service", "Let a deployment start with the machine."),
     "logs": ("deployer.cli.logs", "Show what an engine says."),

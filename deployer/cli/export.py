@@ -38,6 +38,13 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     )),
     ("Errors by cause", "reqps", (("{{cause}}", _rate("deployer_request_errors_total", "cause")),)),
     ("Engines that answer", "short", (("{{replica}}", f"deployer_replica_up{_MODEL}"),)),
+    ("GPU: utilization", "percent", (("{{gpu}} {{modelName}}", "DCGM_FI_DEV_GPU_UTIL"),)),
+    ("GPU: memory", "mbytes", (
+        ("{{gpu}} used", "DCGM_FI_DEV_FB_USED"), ("{{gpu}} free", "DCGM_FI_DEV_FB_FREE"),
+    )),
+    ("GPU: temperature", "celsius", (("{{gpu}} {{modelName}}", "DCGM_FI_DEV_GPU_TEMP"),)),
+    ("GPU: power", "watt", (("{{gpu}} {{modelName}}", "DCGM_FI_DEV_POWER_USAGE"),)),
+    ("GPU: last Xid of an hour", "none", (("{{gpu}} {{UUID}}", "DCGM_FI_DEV_XID_ERRORS"),)),
     ("The gateway's own memory", "bytes", (("resident", "process_resident_memory_bytes"),)),
 )  # fmt: skip
 

@@ -55,7 +55,9 @@ def _everything(here: Place, record: Record, runtime: Runtime) -> dict[str, Any]
         }
         if model
         else None,
-        "commands": [line for launch in (*record.engines, record.gateway) for line in runtime.commands(launch)],
+        "commands": list(
+            dict.fromkeys(line for launch in (*record.engines, record.gateway) for line in runtime.commands(launch))
+        ),
     }
 
 

@@ -29,12 +29,14 @@ from .config import Config, ConfigError
 from .dialects import EMBEDDINGS
 from .errors import UNAVAILABLE, Refusal
 from .forward import Forward
-from .keys import Keys
+from .gpus import Gpus
+from .keys import OWNER, Keys
 from .metrics import STEP_S, Metrics
 from .metrics import Request as Measured
 from .replicas import Place, Replicas
 
 API = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS, "/v1/responses")
+_PROBE = b"x-deployer-probe"
 _PUBLIC = {"/healthz", "/readyz", "/health"}
 _NAME = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOOK_S = 1.0  # between looks at the files of the configuration
@@ -54,6 +56,7 @@ class Gateway:
         self.keys = Keys(state)
         self.replicas = Replicas()
         self.metrics = Metrics()
+        self.gpus = Gpus(folder)
         self.started = time.time()
         self.client: aiohttp.ClientSession
         self.certify: Callable[[], None] = lambda: None  # takes the certificate as it is now
@@ -102,6 +105,7 @@ class Gateway:
             if not (scope["path"] in self._open and scope["method"] in ("GET", "HEAD")):
                 key = self.keys.who(dict(scope["headers"]).get(b"authorization"))
                 scope["deployer.key"], one.key = key, key.name
+                one.probe = key.name == OWNER and _PROBE in dict(scope["headers"])
             routed = [route for route in self._routes.routes if isinstance(route, Route) and
                       route.path_regex.match(scope["path"])]  # fmt: skip
             if not routed:
@@ -160,11 +164,11 @@ class Gateway:
         while True:
             await asyncio.sleep(STEP_S)
             self.metrics.sample(self.replicas.running, self.replicas.waiting)
-            await self._answering()
+            await asyncio.gather(*(self._ask_health(place) for place in self.replicas.everywhere()))
             self.keys.keep()
 
     def _ended(self, scope: Scope, one: Measured) -> None:
-        if one.path in self._open:
+        if one.path in self._open or one.probe:
             return  # asked all the time, and nobody's
         if one.status >= 400 and not one.cause:
             one.cause = "refused" if one.status < 500 else "failed"
@@ -193,10 +197,12 @@ class Gateway:
         return Refusal(503, "no engine is ready", UNAVAILABLE, code="model_not_ready", after=5).response()
 
     async def _answering(self, name: str | None = None) -> bool:
-        """Whether an active engine says that it is ready, or the one called `name`; all that count are asked."""
-        places = [place for place in self.replicas.everywhere() if name in (None, place.replica.name)]
+        """Whether an active engine says that it is ready, or the one called `name`; only these are asked."""
+        everywhere = self.replicas.everywhere()
+        places = [one for one in everywhere if name == one.replica.name or
+                  (name is None and one.replica.state == configuration.ACTIVE)]  # fmt: skip
         await asyncio.gather(*(self._ask_health(place) for place in places))
-        return any(place.ready and (name or place.replica.state == configuration.ACTIVE) for place in places)
+        return any(place.ready for place in places)
 
     async def _ask_health(self, place: Place) -> None:
         try:
@@ -230,9 +236,11 @@ class Gateway:
         models = [
             {
                 "id": model.id, "engine": model.engine, "context": model.context,
+                "waiting": self.replicas.waiting_for(model),
                 "replicas": [
                     {"name": place.replica.name, "state": place.replica.state, "ready": place.ready,
-                     "running": place.running, "slots": place.replica.slots}
+                     "running": place.running, "slots": place.replica.slots,
+                     "answered": place.answered, "events": place.events}
                     for place in self.replicas.places(model)
                 ],
             }
@@ -246,7 +254,7 @@ class Gateway:
             "running": self.replicas.running, "waiting": self.replicas.waiting, "limit": slots,
             "requests": self.metrics.requests, "errors": self.metrics.errors,
             "prompt_tokens": self.metrics.prompt_tokens, "completion_tokens": self.metrics.completion_tokens,
-            "gpus": [], "series": self.metrics.series(),
+            "gpus": self.gpus.now(), "series": self.metrics.series(),
         })  # fmt: skip
 
     async def _measures(self, asked: Asked) -> Response:
@@ -255,7 +263,7 @@ class Gateway:
             for place in self.replicas.places(model):
                 running[model.id, place.replica.name] = place.running
                 up[model.id, place.replica.name] = bool(place.ready)
-        text = self.metrics.text(running, up, self.replicas.waiting)
+        text = self.metrics.text(running, up, self.replicas.waiting, self.gpus.now())
         return Response(text, media_type="text/plain; version=0.0.4")
 
 

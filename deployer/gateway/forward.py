@@ -87,7 +87,8 @@ class Forward:
         one.model = model.id
         if gateway.config.log_prompts:
             one.prompt = value.get("messages") or value.get("prompt") or value.get("input")
-        judge = self._judge(path)
+        one.probe = one.probe and value.get("max_tokens") == 1
+        judge = None if one.probe else self._judge(path)
         if judge and judge.rules.before:
             await safety.asked(judge, value, one)
         if judge and (path == EMBEDDINGS or not judge.rules.after):
@@ -97,6 +98,9 @@ class Forward:
         if asked and not gateway.keys.owns(key):
             raise Refusal(403, "only the owner's key may ask for a replica by its name", code="not_the_owner")
         work = Work(path, value, model, send, watch, one, judge)
+        if one.probe:  # of this very engine, and at nobody's expense
+            await self._here(work, asked)
+            return
         with gateway.keys.held(key):
             try:
                 if why := remote.instead(gateway.config, gateway.replicas, model, path):
@@ -124,7 +128,9 @@ class Forward:
                 value, dropped = await window.fitted(work.model, value, counting)
                 more = {_DROPPED: str(dropped)} if dropped else {}
                 try:
-                    await self._ask(place.replica, work, value, more)
+                    await self._ask(place.replica, work, value, more, place)
+                    if not work.one.probe:
+                        place.answered += 1
                     return
                 except aiohttp.ClientConnectorError as error:
                     if not self._gateway.replicas.broken(work.model, place):
@@ -148,7 +154,9 @@ class Forward:
                 503, f"{there.host} cannot be reached", UNAVAILABLE, code="remote_unreachable", after=5
             ) from error
 
-    async def _ask(self, replica: Replica, work: Work, value: dict[str, Any], more: dict[str, str]) -> None:
+    async def _ask(
+        self, replica: Replica, work: Work, value: dict[str, Any], more: dict[str, str], place: Place | None = None
+    ) -> None:
         """Passes the request to `replica` and the answer back, with `more` headers.
 
         Raises aiohttp.ClientConnectorError when it cannot be reached; nothing was asked then.
@@ -176,9 +184,15 @@ class Forward:
             more = {**more, "x-deployer-replica": replica.name, "cache-control": "no-store"}
             start = {"type": "http.response.start", "status": answer.status}
             await send({**start, "headers": relay.headers_of(answer, more)})
-            await relay.stream(answer, send, watch, one, renamer, self._gateway.metrics.streamed, work.judge)
+            counted = partial(self._streamed, place)
+            await relay.stream(answer, send, watch, one, renamer, counted, work.judge)
         finally:
             answer.close()
+
+    def _streamed(self, place: Place | None, events: int) -> None:
+        self._gateway.metrics.streamed(events)
+        if place is not None:
+            place.events += events
 
     def _judge(self, path: str) -> Judge | None:
         rules = self._gateway.config.safety

@@ -13,6 +13,7 @@ from pathlib import Path
 from .config import Config, Key
 from .errors import LIMITED, Refusal
 
+OWNER = "owner"  # the key in the deployment's folder
 ANYBODY = Key("anybody", "")
 _MINUTE = 60.0
 

@@ -20,6 +20,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from .gpus import GPU_GAUGES, GPU_LABELS
+
 STEP_S, STEPS = 5, 120
 # The same bounds as vLLM's metrics of the same names (vllm/v1/metrics/loggers.py), so that dashboards carry over.
 _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -29,7 +31,10 @@ _WHOLE = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240
 
 @dataclass
 class Request:
-    """One request from its arrival to its end; times in seconds of the monotonic clock."""
+    """One request from its arrival to its end; times in seconds of the monotonic clock.
+
+    `probe`: `deployer watch` asks whether an engine gives tokens; that is nobody's request, and is not counted.
+    """
 
     id: str
     path: str
@@ -47,6 +52,7 @@ class Request:
     cause: str | None = None
     prompt: Any = None
     remote: str | None = None
+    probe: bool = False
 
     @property
     def tokens(self) -> int:
@@ -91,6 +97,8 @@ class Metrics:
         self._running = made(Gauge, "num_requests_running", "Requests on an engine now.", (*by, "replica"))
         self._waiting = made(Gauge, "num_requests_waiting", "Requests that wait for a slot now.", ())
         self._up = made(Gauge, "replica_up", "Whether an engine answers.", (*by, "replica"))
+        gpu = {name: Gauge(name, about, GPU_LABELS, registry=self.registry) for name, about, _ in GPU_GAUGES}
+        self._gpus = gpu  # no `deployer_` before them: dashboards for NVIDIA's exporter know them so
         self._remote = made(Counter, "remote_requests", "Requests that were passed elsewhere.", (*by, "reason"))
         self.requests = self.errors = self.prompt_tokens = self.completion_tokens = 0
         self._series: deque[tuple[float, float | None, int, int]] = deque(maxlen=STEPS)
@@ -140,8 +148,19 @@ class Metrics:
         found = {name: [*missing, *column] for name, column in zip(names, columns, strict=True)}
         return {"step_s": STEP_S, "end": time.time(), **found}
 
-    def text(self, running: dict[tuple[str, str], int], up: dict[tuple[str, str], bool], waiting: int) -> bytes:
+    def text(
+        self,
+        running: dict[tuple[str, str], int],
+        up: dict[tuple[str, str], bool],
+        waiting: int,
+        gpus: list[dict[str, Any]],
+    ) -> bytes:
         """Everything in Prometheus' text format."""
+        for name, _, read in GPU_GAUGES:
+            self._gpus[name].clear()
+            for one in gpus:
+                if (measured := read(one)) is not None:
+                    self._gpus[name].labels(str(one["index"]), one["uuid"], one["name"]).set(measured)
         for gauge, values in ((self._running, running), (self._up, up)):
             gauge.clear()
             for labels, value in values.items():

@@ -18,12 +18,17 @@ _BROKEN_S = 5.0  # how long a replica that refused a connection is passed over
 
 @dataclass
 class Place:
-    """A replica and what it does now. `broken` is until when it is passed over, by the monotonic clock."""
+    """A replica and what it does now. `broken` is until when it is passed over, by the monotonic clock.
+
+    `answered` counts requests that it answered, `events` what came of streams: what moves is alive.
+    """
 
     replica: Replica
     running: int = 0
     broken: float = 0.0
     ready: bool | None = None
+    answered: int = 0
+    events: int = 0
 
     @property
     def free(self) -> bool:
@@ -72,6 +77,9 @@ class Replicas:
     @property
     def waiting(self) -> int:
         return sum(len(crowd.waiting) for crowd in self._crowds.values())
+
+    def waiting_for(self, model: Model) -> int:
+        return len(self._crowd(model).waiting)
 
     @asynccontextmanager
     async def slot(self, model: Model, session: str, asked: str | None = None) -> AsyncIterator[Place]:

@@ -222,15 +222,22 @@ def kernel_log(ask: Questions) -> KernelLog:
     for line in text.splitlines():
         if "NVRM" not in line and "nvidia" not in line and "module" not in line:
             continue
-        match = re.search(r"NVRM: Xid \((?:PCI:)?([0-9a-fA-F:.]+)\): (\d+)(?:, )?(.*)", line)
-        if match:
-            at = re.match(r"\d+,\d+,(\d+),", line)
-            address = match[1].lower() if "." in match[1] else f"{match[1].lower()}.0"
-            xids.append(Xid(address, int(match[2]), match[3][:200], int(at[1]) / 1e6 if at else None))
+        if xid := xid_of(line):
+            xids.append(xid)
         for sentence in _REFUSED:
             if sentence in line and ("nvidia" in line.lower() or "NVRM" in line or "module" in sentence):
                 refused = sentence
     return KernelLog(tuple(xids), refused)
+
+
+def xid_of(line: str) -> Xid | None:
+    """The error of the driver that a line of the kernel's log tells of."""
+    match = re.search(r"NVRM: Xid \((?:PCI:)?([0-9a-fA-F:.]+)\): (\d+)(?:, )?(.*)", line)
+    if match is None:
+        return None
+    at = re.match(r"\d+,\d+,(\d+),", line)
+    address = match[1].lower() if "." in match[1] else f"{match[1].lower()}.0"
+    return Xid(address, int(match[2]), match[3][:200], int(at[1]) / 1e6 if at else None)
 
 
 def _kernel_lines(ask: Questions) -> str:

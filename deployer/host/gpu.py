@@ -109,7 +109,8 @@ class Gpu:
     """One GPU; sizes in bytes. None: the card has no such thing.
 
     `unified` says that the card has no memory of its own: `vram` and `free_vram` are then the system's.
-    `throttled` names why its clocks are held down right now, in NVML's words.
+    `throttled` names why its clocks are held down right now, in NVML's words;
+    `utilization` is in %, over the last second.
     """
 
     index: int
@@ -140,6 +141,7 @@ class Gpu:
     processes: Fact[tuple[Process, ...] | None] = NOT_ASKED
     bus_width: Fact[int | None] = NOT_ASKED
     memory_clock: Fact[int | None] = NOT_ASKED
+    utilization: Fact[int | None] = NOT_ASKED
 
 
 @dataclass(frozen=True)

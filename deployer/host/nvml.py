@@ -156,6 +156,7 @@ def _gpu(library: Any, index: int, ask: Questions) -> Gpu:
         processes=_processes(get, ask),
         bus_width=get("nvmlDeviceGetMemoryBusWidth"),
         memory_clock=get("nvmlDeviceGetMaxClockInfo", 2),
+        utilization=_then(get("nvmlDeviceGetUtilizationRates"), lambda rates: int(rates.gpu)),
     )
 
 

@@ -7,6 +7,7 @@ from deployer.plan.acceptance import healthy as healthy
 from deployer.plan.acceptance import piece_of as piece_of
 from deployer.plan.acceptance import trust as trust
 from deployer.plan.again import again as again
+from deployer.plan.again import mend as mend
 from deployer.plan.apply import World as World
 from deployer.plan.apply import already_up as already_up
 from deployer.plan.apply import apply as apply

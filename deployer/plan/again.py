@@ -23,11 +23,16 @@ def again(record: Record, world: World) -> float | None:
     if stands(record, world.runtime) and healthy(record.url, record.certificate):
         return None
     try:
-        try:
-            settle(record, world, partial(situation, record, world))
-        except LaunchError as error:
-            raise failed.unstarted(error, situation(record, world)) from error
+        mend(record, world)
     except (DeployerError, KeyboardInterrupt):
         world.runtime.stop(record.name)
         raise
     return time.monotonic() - begin
+
+
+def mend(record: Record, world: World) -> None:
+    """Starts what does not run of the deployment of `record`, and returns when all of it is ready; else LaunchError."""
+    try:
+        settle(record, world, partial(situation, record, world))
+    except LaunchError as error:
+        raise failed.unstarted(error, situation(record, world)) from error

@@ -96,15 +96,19 @@ def _switch(step: Switch, world: World) -> None:
 def settle(record: Record, world: World, at: Callable[[], Situation]) -> None:
     """Makes exactly `record` run and answer: its engines, its gateway before them, nothing else but what is kept."""
     clear(Clear(record.name, (*record.engines, record.gateway), kept_units(world.home, record)), world)
-    loads = not all(running(one, world.runtime) for one in record.engines)
-    _start(Start(record.engines, ()), world)
-    side = Side(record.told, record.engines, "candidate" if loads else "active")  # requests wait for it meanwhile
-    door.tell(record.name, [side], home=world.home, runtime=world.runtime)
+    there = tuple(one for one in record.engines if running(one, world.runtime))
+    loads = tuple(one for one in record.engines if one not in there)
+    _start(Start(loads, ()), world)
+    sides = [Side(record.told, there), Side(record.told, loads, "candidate")]  # where none is there, requests wait
+    door.tell(record.name, sides, home=world.home, runtime=world.runtime)
     _stand(record.gateway, world)
     certificate = Path(record.certificate) if record.certificate else None
     engines = tuple(one.unit for one in record.engines)
     wait(Ready(record.name, record.url.removesuffix("/v1"), engines, certificate), world, at)
-    door.tell(record.name, [replace(side, state="active")], home=world.home, runtime=world.runtime)
+    door.tell(record.name, [Side(record.told, record.engines)], home=world.home, runtime=world.runtime)
+    deadline = time.monotonic() + _TAKEN_S
+    while not acceptance.healthy(record.url, record.certificate) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def go_back(record: Record | None, name: str, world: World, at: Callable[[], Situation]) -> None:

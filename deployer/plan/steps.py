@@ -375,7 +375,7 @@ def follow(
             )
         )  # fmt: skip
         old = None
-    shell = tuple(line for one in at.engines for line in runtime.commands(one))
+    shell = tuple(dict.fromkeys(line for one in at.engines for line in runtime.commands(one)))
     steps.append(Start(at.engines, shell, way.because if leaves and way.beside else ""))
     if now and not leaves:
         new, old = replace(new, state="active"), None

@@ -12,7 +12,8 @@ from deployer.runtimes.container import LABEL, PORT, Ground, create, joins, netw
 
 def as_commands(launch: Launch, ground: Ground) -> tuple[str, ...]:
     """The networks, then one `docker run` for each part. What the gateway is told lies in the folder that it gets."""
-    lines = [_network(launch, ground, inner=inner) for inner in networks(launch)]
+    made_before = joins(launch)  # with the engines that it reaches
+    lines = [_network(launch, ground, inner=inner) for inner in networks(launch) if not (inner and made_before)]
     made = [create(launch, part, ground) for part in launch.parts]
     lines += [as_command(one, part) for one, part in zip(made, launch.parts, strict=True)]
     if joins(launch):

@@ -12,6 +12,7 @@ import httpx
 
 from deployer.cli.export import PANELS
 from tests.gateway.door import BEARER, CHAT, Engine, configure, gateway, model, replica
+from tests.gateway.test_gateway_gpus import gpu, gpus
 from tests.gateway.test_safety import says
 
 
@@ -19,6 +20,7 @@ def test_every_name_of_the_dashboard_is_there_after_one_request(tmp_path: Path) 
     with Engine() as engine:
         engine.play = says("a", "b", "c", pause=0.05)
         configure(tmp_path, model(replica(engine.url)))
+        (tmp_path / "gpus.json").write_text(json.dumps(gpus(gpu())))
         with gateway(tmp_path) as url, httpx.Client(trust_env=False, headers=BEARER, base_url=url) as client:
             assert client.post(CHAT, json={"stream": True}).status_code == 200
             assert client.post(CHAT, json={"model": "other"}).status_code == 404
@@ -27,7 +29,7 @@ def test_every_name_of_the_dashboard_is_there_after_one_request(tmp_path: Path) 
     labels = set(re.findall(r'(\w+)="', text))
     for _, _, lines in PANELS:
         for legend, expression in lines:
-            names = set(re.findall(r"(?:deployer|process)_\w+", expression))
+            names = set(re.findall(r"(?:deployer|process|DCGM_FI_DEV)_\w+", expression))
             assert names and names <= told, names - told
             assert set(re.findall(r"{{(\w+)}}", legend)) <= labels
 

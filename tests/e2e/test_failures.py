@@ -90,7 +90,7 @@ def test_one_that_dies_later_is_explained_by_logs(box: Box) -> None:
         time.sleep(0.1)
     told = box.run("logs", "--explain").stdout.splitlines()
     assert told[0] == "cpu-small: the kernel ended the engine; memory ran out, here or in its control group"
-    assert re.fullmatch(r"  \| supervisor: engine ended with -9 after \d+ s", told[1])
+    assert re.fullmatch(r"  \| engine \| supervisor: engine ended with -9 after \d+ s", told[1])
     assert told[2].startswith("fix: ")
     box.up("cpu-small", "--runtime", "process")
     fine = box.run("logs", "--explain", code=1).stdout

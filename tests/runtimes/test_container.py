@@ -87,8 +87,7 @@ def test_programs_may_run_from_tmp_only_where_the_engine_compiles() -> None:
 def test_the_engine_publishes_nothing_and_its_network_is_not_even_this_hosts() -> None:
     engine = Part("engine", ("server",), image="engine:1", mounts=(Mount("/store/m", "/models/m"),))
     inner, first = as_commands(Launch("small/g2/1", 2, None, (engine,)), GROUND)
-    again, outer, second, joined = as_commands(Launch("small", 1, 8000, (GATEWAY,)), GROUND)
-    assert again == inner
+    outer, second, joined = as_commands(Launch("small", 1, 8000, (GATEWAY,)), GROUND)
     assert "--internal" in inner and "com.docker.network.bridge.inhibit_ipv4=true" in inner
     assert "--internal" not in outer and "com.docker.network.bridge.enable_ip_masquerade=false" in outer
     assert inner.endswith(" deployer-small-abc123-inner") and outer.endswith(" deployer-small-abc123")

@@ -88,6 +88,7 @@ def _gpu(said: Description, index: int) -> dict[str, Any]:
         "remapped": mine.get("remapped", [0, 0, 0, 0]) if card["rows"] and not slices else None,
         "clock_reasons": mine.get("clock_reasons", 1),
         "temperature": mine.get("temperature", 38),
+        "utilization": None if slices else mine.get("utilization", [0, 0]),
         "thresholds": card["thresholds"],
         "power": [int(w * 1000) for w in (mine.get("draw", card["idle"]), *power)] if power else None,
         "pcie": [*link, *pcie] if pcie else None,

@@ -13,6 +13,7 @@ enum {
     NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9,
+    GPU_IS_LOST = 15,
     ARGUMENT_VERSION_MISMATCH = 25,
 };
 
@@ -53,10 +54,17 @@ struct fabric {
     uint8_t health;
 };
 
+/* "until": the path of a file of a device; when that is there, the card has fallen off the bus. */
+static int fallen(const struct value *gpu) {
+    const char *path = gpu ? text(gpu, "until") : NULL;
+    return path && access(path, F_OK) == 0 ? GPU_IS_LOST : SUCCESS;
+}
+
 /* What every function of a device begins with: is the library started, does the call fail or hang? */
 #define BEGIN(gpu)                                                                                                   \
     do {                                                                                                             \
         int error = started ? refused(gpu, __func__) : UNINITIALIZED;                                                \
+        error = error ? error : fallen(gpu);                                                                         \
         if (error)                                                                                                   \
             return error;                                                                                            \
     } while (0)
@@ -280,6 +288,14 @@ int nvmlDeviceGetTemperatureV(device *gpu, struct temperature *answer) {
     if (answer->version != (sizeof *answer | 1 << 24))
         return ARGUMENT_VERSION_MISMATCH;
     return answer->sensor ? INVALID_ARGUMENT : put(find(gpu, "temperature"), (uint32_t *)&answer->celsius);
+}
+
+/* the GPU, its memory; in % */
+int nvmlDeviceGetUtilizationRates(device *gpu, uint32_t *answer) {
+    BEGIN(gpu);
+    if (put(item(find(gpu, "utilization"), 0), &answer[0]))
+        return NOT_SUPPORTED;
+    return put(item(find(gpu, "utilization"), 1), &answer[1]);
 }
 
 /* 0 shutdown, 1 slowdown */

@@ -118,7 +118,8 @@ function gpu(one) {
     h("h3", {}, one.name, " ", h("small", {}, one.uuid)),
     meter("status.memory", share, `${size(one.memory_used)} / ${size(one.memory_total)}`),
     meter("status.utilization", one.utilization === null ? null : one.utilization / 100, unit(one.utilization, "%")),
-    h("dl.pairs", {}, pair("status.temperature", unit(one.temperature, "°C")), pair("status.power", unit(one.power_w, "W"))));
+    h("dl.pairs", {}, pair("status.temperature", unit(one.temperature, "°C")), pair("status.power", unit(one.power_w, "W")),
+      one.xid ? pair("status.xid", String(one.xid)) : null));
 }
 
 function meter(label, share, text) {

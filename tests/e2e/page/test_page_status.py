@@ -45,6 +45,15 @@ def test_what_is_deployed_and_how_it_fares(status: Visit) -> None:
     assert page.get_by_role("progressbar").first.evaluate("bar => bar.value") == pytest.approx(31 / 45)
 
 
+def test_an_error_of_the_driver_stands_on_its_card(browser: Browser, server: PageServer) -> None:
+    server.status["gpus"][0]["xid"], server.status["gpus"][1]["xid"] = 0, 79
+    with visit(browser, server) as tab:
+        tab.open("/status").page.wait_for_selector(".plot .line")
+        first, second = (card.inner_text() for card in tab.page.locator(".cards .card").all())
+        assert "Xid" not in first
+        assert "Last Xid of an hour\n79" in second
+
+
 def test_plots_show_the_series_with_its_holes(status: Visit) -> None:
     plots = status.page.locator(".plot svg")
     expect(plots).to_have_count(4)
