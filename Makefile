@@ -6,7 +6,7 @@ VENV ?= .venv
 PROFILE ?=
 BIN := $(VENV)/bin
 
-.PHONY: up down check test lint types unit e2e long bench bench-images bench-pull bench-sizing bench-gateway bench-faults docs golden picture
+.PHONY: up down check test lint types unit e2e long bench bench-images bench-pull bench-sizing bench-gateway bench-real bench-faults docs golden picture
 .PHONY: screenshots vendor compat-data images lock clean
 
 up: $(VENV)/.installed
@@ -55,6 +55,10 @@ bench-sizing: $(VENV)/.developer
 # The gateway beside the bare engine and nginx, a minute; ARGS="--soak 10" is ten minutes of mixed load.
 bench-gateway: $(VENV)/.developer
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+# The gateway before a real llama.cpp, and what a safety check adds: ARGS="--server …/llama-server --model FILE.gguf"
+bench-real: $(VENV)/.developer
+	$(BIN)/python benchmarks/real.py $(ARGS)
 
 # What clients see of faults under load, ten minutes; as root, and with ARGS="--runtime docker".
 bench-faults: $(VENV)/.developer

@@ -116,15 +116,6 @@ def test_a_generation_that_is_refused_changes_nothing(box: Box, runtime: str) ->
     assert box.json("inspect")["as_accepted"]
 
 
-def test_a_slower_generation_is_refused_unless_that_is_said(box: Box) -> None:
-    wanted = profile(box, "small")
-    box.up(wanted, "--runtime", "process")
-    profile(box, "small", engine="transformers")  # a few times slower here
-    done = box.run("upgrade", code=1)
-    assert "less than 80%" in done.stderr and "--share" in done.stderr
-    assert box.json("upgrade", "--share", "0")["changed"]
-
-
 def test_what_the_gateway_alone_is_told_leaves_the_engine_as_it_is(box: Box, runtime: str) -> None:
     wanted = profile(box, "small")
     first = box.up(wanted, "--runtime", runtime)

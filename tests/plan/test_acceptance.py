@@ -13,7 +13,7 @@ import pytest
 
 from deployer.errors import AcceptanceFailed
 from deployer.plan.acceptance import RETRIES_S, TOKENS, Measured, accept
-from deployer.plan.steps import Accept
+from deployer.plan.steps import Accept, Against
 from tests.servers import Handler, Server, unused_port
 
 KEY = "sk-test-key"
@@ -243,3 +243,54 @@ def test_an_internal_error(step: Callable[..., Accept]) -> None:
 def test_nobody_there(step: Callable[..., Accept]) -> None:
     with pytest.raises(AcceptanceFailed, match="ConnectError"):
         accept(step(f"http://127.0.0.1:{unused_port()}"), None)
+
+
+class Generations:
+    """Replicas by their name, each with its own gaps between tokens."""
+
+    def __init__(self, **gaps: float) -> None:
+        self._plays = {name.replace("_", "-"): Play(gap=gap) for name, gap in gaps.items()}
+
+    def __call__(self, handler: Handler) -> None:
+        self._plays[handler.seen.headers.get("x-deployer-replica", "g2-1")](handler)
+
+
+def against(share: float = 0.8, size: int = 1000, replica: str | None = "g1-1", rate: float = 1.0) -> Against:
+    return Against(1, replica, rate, share, size, "small", "chat")
+
+
+@pytest.mark.parametrize("new", [0.02, 0.021, 0.001], ids=["as fast", "about as fast", "faster"])
+def test_a_generation_that_is_as_fast_as_the_one_before_is_accepted(step: Callable[..., Accept], new: float) -> None:
+    with Server(Generations(g1_1=0.02, g2_1=new)) as server:
+        assert accept(step(server.url, engines=("small/g2/1",), against=against(0.5)), None, size=1000).rate > 0
+
+
+def test_a_slower_one_is_refused_and_what_would_allow_it_is_said(step: Callable[..., Accept]) -> None:
+    with Server(Generations(g1_1=0.01, g2_1=0.1)) as server, pytest.raises(AcceptanceFailed) as caught:
+        accept(step(server.url, engines=("small/g2/1",), against=against()), None, size=1000)
+    said = str(caught.value.message)
+    assert "where generation 1 gives" in said and "less than 80% of that (`deployer upgrade --share`" in said
+
+
+def test_larger_weights_may_be_slower_in_proportion(step: Callable[..., Accept]) -> None:
+    with Server(Generations(g1_1=0.02, g2_1=0.06)) as server:
+        made = step(server.url, engines=("small/g2/1",), against=against(0.8, size=250))
+        assert accept(made, None, size=1000).rate > 0, "a third of the rate with four times the bytes"
+        with pytest.raises(AcceptanceFailed, match="0.50 for larger weights"):
+            accept(step(server.url, engines=("small/g2/1",), against=against(0.8, size=500)), None, size=1000)
+
+
+def test_one_that_is_stopped_is_compared_by_what_it_gave(step: Callable[..., Accept]) -> None:
+    with Server(Generations(g2_1=0.02)) as server:
+        stopped = against(replica=None, rate=10.0)
+        assert accept(step(server.url, engines=("small/g2/1",), against=stopped), None, size=1000).rate > 0
+        with pytest.raises(AcceptanceFailed, match="where generation 1 gives 1000.0"):
+            quick = against(replica=None, rate=1000.0)
+            accept(step(server.url, engines=("small/g2/1",), against=quick), None, size=1000)
+
+
+def test_each_engine_is_asked_and_the_slowest_counts(step: Callable[..., Accept]) -> None:
+    with Server(Generations(g2_1=0.005, g2_2=0.05)) as server:
+        made = step(server.url, engines=("small/g2/1", "small/g2/2"))
+        assert 5 < accept(made, None).rate < 25
+        assert {seen.headers.get("x-deployer-replica") for seen in server.seen} == {None, "g2-1", "g2-2"}
