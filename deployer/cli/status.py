@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from deployer import plan
 from deployer.cli import show
 from deployer.cli.place import Place, place
 from deployer.errors import RuntimeUnavailable
+from deployer.home import read_json
 from deployer.plan import Record
 from deployer.report import Outcome
 
@@ -32,6 +34,8 @@ def command(ctx: click.Context, as_json: bool) -> int:
             f"{row['name']}  {state}  {row['url']}  {row['model']} on {row['runtime']}, "
             f"{row['tokens_per_s']:.0f} tokens/s when accepted {row['accepted']}"
         )
+        if watched := row["watch"]:
+            click.echo(f"  watched: {watched['state']}" + (f", {watched['cause']}" if watched["cause"] else ""))
         if not good:
             click.echo(f"  → deployer logs {row['name']} --explain; deployer up {row['profile']}", err=True)
     return 0 if all(row["state"] == "answers" for row in rows) else 1
@@ -58,4 +62,16 @@ def _row(here: Place, record: Record) -> dict[str, Any]:
         "accepted": record.accepted,
         "first_token_s": record.first_token,
         "tokens_per_s": record.rate,
+        "watch": _watched(here, record),
     }
+
+
+def _watched(here: Place, record: Record) -> dict[str, Any] | None:
+    """What `deployer watch` knows now; None where nobody watches."""
+    told: Any = read_json(here.home.deployment(record.name) / "watch.json")
+    try:
+        if not Path("/proc", str(told["pid"])).exists():
+            return None
+        return {key: told[key] for key in ("state", "cause", "since", "restarts")}
+    except (KeyError, TypeError):
+        return None

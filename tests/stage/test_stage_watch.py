@@ -185,6 +185,10 @@ def test_a_gpu_off_the_bus_is_reported_and_not_restarted(watching: Bed) -> None:
     assert watching.engine() == engine
     kept = read_json(watching.home.deployment("small") / "watch.json")
     assert (kept["state"], kept["restarts"]) == ("broken", 0)
+    command = [sys.executable, "-m", "deployer", "status", "--json"]
+    told = subprocess.run(command, env=watching.environment, capture_output=True, text=True, timeout=60).stdout
+    [row] = json.loads(told)["deployments"]
+    assert (row["state"], row["watch"]["state"], row["watch"]["cause"]) == ("answers", "broken", kept["cause"])
 
 
 def test_a_gpu_lost_by_a_daemon_reload_is_given_again(watching: Bed) -> None:
