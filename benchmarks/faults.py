@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,7 +45,7 @@ class Seen:
 
     fault: str
     runtime: str
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
     first_failure: float | None = None
     answers_again: float | None = None
     longest: float = 0.0
@@ -82,7 +81,7 @@ def main() -> int:
     options = parser.parse_args()
     found = [one(name, options) for name in options.only.split(",")]
     for seen in found:
-        print(f"{seen.fault:8} {seen.runtime:8} {dict(seen.outcomes)}")
+        print(f"{seen.fault:8} {seen.runtime:8} {seen.outcomes}")
         print(f"         first failure {_s(seen.first_failure)}, whole answers again {_s(seen.answers_again)}, "
               f"longest request {seen.longest:.1f} s")  # fmt: skip
         for line in seen.said:
@@ -146,7 +145,7 @@ async def load(place: Place, seen: Seen, fault: Callable[[Place], None], seconds
                 whole.append((asked, ended))
             if ended < at:
                 continue
-            seen.outcomes[outcome] += 1
+            seen.outcomes[outcome] = seen.outcomes.get(outcome, 0) + 1
             seen.longest = max(seen.longest, ended - asked)
             if outcome != "whole":
                 if seen.first_failure is None:
@@ -160,7 +159,7 @@ async def load(place: Place, seen: Seen, fault: Callable[[Place], None], seconds
         _, late = await asyncio.wait(clients, timeout=seconds + 60)
         for task in late:
             task.cancel()
-            seen.outcomes["never ended"] += 1
+            seen.outcomes["never ended"] = seen.outcomes.get("never ended", 0) + 1
     failed = seen.first_failure
     again = [ended - at for asked, ended in whole if failed is not None and asked - at > failed]
     seen.answers_again = min(again, default=None)

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ class Watcher:
         self._since: dict[str, float] = {}
         self._started: dict[str, float] = {}
         self._members: dict[int, Member] = {}
-        self._blind_kernel = False
+        self._blind_kernel = self._unwritten = False
         self._own: tuple[str, ...] = ()
         self._cards: Cards | None = None
         self._take(record)
@@ -166,14 +167,17 @@ class Watcher:
         now = time.time()
         events = kernel.events(self._questions, now - health.HOUR_S)
         told = health.for_gateway(gpus, self._own, () if isinstance(events, host.Unknown) else events, now)
-        self._here.home.write_for_gateway(self._name, "gpus.json", told)
+        with suppress(OSError):  # the gateway shows nothing that is old
+            self._here.home.write_for_gateway(self._name, "gpus.json", told)
 
     def _told(self, seen: Seen, verdict: Verdict) -> None:
         old = self._verdicts.get(seen.name)
         known = self._started.get(seen.name)
-        if seen.started:
-            self._started[seen.name] = seen.started
-        if known and seen.started > known + 1:  # as containers and our supervisor do, sooner than a look comes
+        up = time.clock_gettime(time.CLOCK_BOOTTIME)  # other than the time of day, which may be set
+        started = seen.started and seen.started - time.time() + up
+        if started:
+            self._started[seen.name] = started
+        if known and started > known + 1:  # as containers and our supervisor do, sooner than a look comes
             self.say(seen.name, "note", "it had ended, and its runtime started it again")
         self._verdicts[seen.name] = verdict
         if old is None or old.state != verdict.state:
@@ -236,7 +240,13 @@ class Watcher:
         told = {"at": time.time(), "pid": os.getpid(), "accepted": self._record.accepted, "state": whole.state,
                 "cause": whole.cause, "since": self._since[name], "parts": parts,
                 "restarts": max(past.restarts for past in self._past.values())}  # fmt: skip
-        write_json(self._file, told)
+        try:
+            write_json(self._file, told)
+            self._unwritten = False
+        except OSError as error:  # a full disk must not end the watch
+            if not self._unwritten:
+                self.say(self._name, "note", f"{self._file} cannot be written: {error.strerror}")
+            self._unwritten = True
 
     def _remembered(self, accepted: str) -> dict[str, Past]:
         """What an earlier watcher had tried, so that to end it and to start it again is no way around the pauses."""
@@ -266,13 +276,16 @@ def _look(here: Place, record: Record) -> tuple[Sight, ...]:
         if unit is None and any(units.values()):  # nobody takes down a part
             state, ended = "stopped", "nothing of it is there any more"
         if name == record.name:
-            engines = {one.pid for sight in sights for one in sight.members}
-            members = tuple(one for one in runtime.members(name) if one.pid not in engines)
+            own = {pid for about in runtime.about(name) for pid in about.pids}
+            members = tuple(one for one in runtime.members(name) if one.pid in own)
             sights.append(Sight(GATEWAY, state, members, None, (), ended))
             continue
         gpus = next(one.parts[0].gpus for one in record.engines if one.unit == name)
         log = partial(runtime.logs, name, lines=_LINES)
-        sights.append(Sight(alias(name), state, runtime.members(name), runtime.pulse(name), gpus, ended, log))
+        # without the supervisor, which works on while its engine does not
+        own = {pid for about in runtime.about(name) for pid in about.pids}
+        members = tuple(one for one in runtime.members(name) if one.pid in own)
+        sights.append(Sight(alias(name), state, members, runtime.pulse(name), gpus, ended, log))
     return tuple(sights)
 
 

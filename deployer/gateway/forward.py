@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .app import Gateway
 
 _ASKED = b"x-deployer-replica"
+_PATIENCE_S = 15.0  # for an engine that was started again by whoever looks after it
+_AGAIN_S = 0.25
 _DROPPED, _REMOTE = "x-deployer-dropped-messages", "x-deployer-remote"
 
 
@@ -118,6 +120,7 @@ class Forward:
     async def _here(self, work: Work, asked: str | None) -> None:
         """Asks an engine of this deployment."""
         session = _session(work.value)
+        until = time.monotonic() + (0 if asked else min(self._gateway.config.wait, _PATIENCE_S))
         while True:
             taken = self._gateway.replicas.slot(work.model, session, asked)
             place = await work.watch.unless_gone(asyncio.ensure_future(taken.__aenter__()))
@@ -132,13 +135,16 @@ class Forward:
                     if not work.one.probe:
                         place.answered += 1
                     return
-                except aiohttp.ClientConnectorError as error:
-                    if not self._gateway.replicas.broken(work.model, place):
+                except (aiohttp.ClientConnectorError, _NotReady) as error:
+                    others = self._gateway.replicas.broken(work.model, place)
+                    if not others and time.monotonic() > until:
                         raise Refusal(
                             503, "the engine is not ready", UNAVAILABLE, code="model_not_ready", after=5
                         ) from error
             finally:
                 await taken.__aexit__(None, None, None)
+            if not others:  # it may be started again just now
+                await work.watch.unless_gone(asyncio.ensure_future(asyncio.sleep(_AGAIN_S)))
 
     async def _elsewhere(self, work: Work, why: str) -> None:
         """Asks the remote upstream, and says so in the answer, the log and the metrics."""
@@ -170,6 +176,8 @@ class Forward:
         asking = self._gateway.client.post(f"{replica.url}{work.path}", data=content, headers=headers)
         answer: aiohttp.ClientResponse = await watch.unless_gone(asyncio.ensure_future(_begun(asking)))
         try:
+            if answer.status == 503 and place is not None:  # it loads: nothing was begun
+                raise _NotReady
             renamer = Renamer(replica.model, work.model.id, error=answer.status >= 400)
             if answer.status >= 400:
                 one.cause = "engine refused" if answer.status < 500 else "engine failed"
@@ -233,6 +241,10 @@ class Forward:
         if path not in model.paths:
             raise Refusal(404, f"the engine of `{model.id}` has no {path}; it has {', '.join(model.paths)}")
         return model
+
+
+class _NotReady(Exception):
+    """The engine listens, and does not answer yet."""
 
 
 class _BrokenOff(Exception):

@@ -200,7 +200,7 @@ def test_health(client: httpx.Client, engine: Engine) -> None:
 
 
 def test_an_engine_that_is_down(tmp_path: Path) -> None:
-    configure(tmp_path, model(replica(f"http://127.0.0.1:{unused_port()}")))
+    configure(tmp_path, model(replica(f"http://127.0.0.1:{unused_port()}")), wait=0.5)
     with gateway(tmp_path) as url:
         answer = httpx.post(f"{url}{CHAT}", json={"messages": []}, headers=BEARER, trust_env=False)
         assert answer.status_code == 503
@@ -263,7 +263,7 @@ def test_the_engines_name_of_the_model_never_appears(
     assert answer.text.endswith("data: [DONE]\n\n") == stream
 
 
-@pytest.mark.parametrize("status", [400, 404, 500, 503])
+@pytest.mark.parametrize("status", [400, 404, 500])
 def test_errors_of_the_engine_pass_without_its_paths(
     client: httpx.Client, engine: Engine, status: int
 ) -> None:

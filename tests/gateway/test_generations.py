@@ -65,6 +65,23 @@ def test_they_wait_no_longer_than_they_may_and_no_more_than_there_is_room_for(tm
             assert first.result().status_code == 429
 
 
+def test_requests_outlast_an_engine_that_is_started_again(tmp_path: Path) -> None:
+    asked: list[Handler] = []
+
+    def loads(handler: Handler) -> None:
+        asked.append(handler)
+        ready = len(asked) > 6
+        handler.whole(200 if ready else 503, b'{"choices": []}' if ready else b'{"error": {"message": "Loading"}}')
+
+    with Engine() as one:
+        one.play = loads
+        configure(tmp_path, model(replica(one.url, "one")))
+        with gateway(tmp_path) as url, ThreadPoolExecutor() as pool:
+            answers = [pool.submit(ask, url) for _ in range(3)]
+            assert [answer.result().status_code for answer in answers] == [200] * 3
+            assert len(asked) == 6 + 3
+
+
 def test_without_any_engine_nobody_waits(tmp_path: Path) -> None:
     configure(tmp_path, model())
     with gateway(tmp_path) as url:

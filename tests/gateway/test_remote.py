@@ -91,7 +91,8 @@ def test_no_rule_no_remote(there: Server, tmp_path: Path) -> None:
     """An engine that is down is no rule; what is checked is checked before it leaves."""
     with Engine() as engine:
         address = f"http://127.0.0.1:{unused_port()}"
-        configure(tmp_path / "a", model(replica(address)), remote=rule(there, "named", "too-long", name="cloud"))
+        configure(tmp_path / "a", model(replica(address)), remote=rule(there, "named", "too-long", name="cloud"),
+                  wait=0.5)  # fmt: skip
         configure(tmp_path / "b", model(replica(engine.url)), remote=rule(there, "named", name="cloud"), safety=WORD)
         with gateway(tmp_path / "a") as down, gateway(tmp_path / "b") as safe:
             assert ask(down, model=OUTER).status_code == 503
