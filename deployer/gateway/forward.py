@@ -120,7 +120,7 @@ class Forward:
     async def _here(self, work: Work, asked: str | None) -> None:
         """Asks an engine of this deployment."""
         session = _session(work.value)
-        until = time.monotonic() + (0 if asked else min(self._gateway.config.wait, _PATIENCE_S))
+        patience, until = 0 if asked else min(self._gateway.config.wait, _PATIENCE_S), None
         while True:
             taken = self._gateway.replicas.slot(work.model, session, asked)
             place = await work.watch.unless_gone(asyncio.ensure_future(taken.__aenter__()))
@@ -137,6 +137,7 @@ class Forward:
                     return
                 except (aiohttp.ClientConnectorError, _NotReady) as error:
                     others = self._gateway.replicas.broken(work.model, place)
+                    until = until or time.monotonic() + patience
                     if not others and time.monotonic() > until:
                         raise Refusal(
                             503, "the engine is not ready", UNAVAILABLE, code="model_not_ready", after=5
