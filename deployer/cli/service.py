@@ -26,17 +26,17 @@ def command() -> None:
 def install(ctx: click.Context, name: str | None, dry_run: bool) -> None:
     """Let deployment NAME, or the only one there is, start with the machine.
 
-    As root it becomes a unit of the system, else one of your own systemd.
+    As root it becomes a unit of the system, else one of your own systemd; a second one runs `deployer watch`.
     """
     here = place(ctx)
     record = which(here, name)
     unit = here.service(record.name, record.runtime)
     if dry_run:
-        click.echo(f"# {unit.path}\n{unit.text()}", nl=False)
+        click.echo(f"# {unit.path}\n{unit.text()}\n# {unit.watch}\n{unit.watch_text()}", nl=False)
         return
     if service.booted():
         unit.install()
-        click.echo(f"{record.name} starts with the machine: {unit.path}")
+        click.echo(f"{record.name} starts with the machine, and is watched: {unit.path}, {unit.watch.name}")
         if unit.own and not service.lingers(getpass.getuser()):
             click.echo("until you log in it waits; from the boot on: sudo loginctl enable-linger $USER", err=True)
         return

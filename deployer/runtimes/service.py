@@ -59,6 +59,24 @@ class Service:
         lines += ["", "[Install]", f"WantedBy={'default' if self.own else 'multi-user'}.target", ""]
         return "\n".join(lines)
 
+    @property
+    def watch(self) -> Path:
+        """The file of the unit that looks after it."""
+        return self.folder / f"deployer-{self.name}-watch.service"
+
+    def watch_text(self) -> str:
+        """The file: `deployer watch`, from when it is up until it is stopped.
+
+        What it starts again goes on when the watch itself ends.
+        """
+        lines = ["[Unit]", f"Description=deployer: looks after the model {_plain(self.name)}"]
+        lines += [f"BindsTo={self.unit}", f"After={self.unit}", "", "[Service]", "Type=exec", "KillMode=process"]
+        lines += ["WorkingDirectory=/", "UMask=0077", "Restart=on-failure", "RestartSec=5"]
+        if self.address:
+            lines.append(f"Environment={_word(f'DOCKER_HOST={self.address}')}")
+        lines += [f"ExecStart={_line((*self.command, 'watch', '--json', self.name))}"]
+        return "\n".join([*lines, "", "[Install]", f"WantedBy={self.unit}", ""])
+
     def installed(self, home: Home) -> bool:
         """Whether anything brings it back: this unit, or the container engine."""
         return self.path.exists() or kept(home, self.name)
@@ -72,13 +90,16 @@ class Service:
             )
         try:
             write_whole(self.path, text.encode(), 0o644)
+            write_whole(self.watch, self.watch_text().encode(), 0o644)
         except OSError as error:
             raise LaunchError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             self.systemctl("daemon-reload")
+            self.systemctl("enable", self.watch.name)
             self.systemctl("enable", "--now", self.unit)
         except LaunchError:
             self.path.unlink()  # else it would seem to be installed
+            self.watch.unlink()
             raise
 
     def remove(self) -> bool:
@@ -86,8 +107,10 @@ class Service:
         if not self.path.exists():
             return False
         if booted():
+            self.systemctl("disable", "--now", self.watch.name)
             self.systemctl("disable", self.unit)
         self.path.unlink()
+        self.watch.unlink(missing_ok=True)
         if booted():
             self.systemctl("daemon-reload")
         return True

@@ -51,7 +51,8 @@ def kill_everything(box: Box, runtime: str) -> None:
 
 def test_the_command_of_the_unit_brings_it_back_without_a_network(box: Box, runtime: str) -> None:
     first = up(box, runtime)
-    text = box.run("service", "install", "--dry-run").stdout
+    text, watch = box.run("service", "install", "--dry-run").stdout.split("\n# ")
+    assert watch.endswith("WantedBy=deployer-small.service\n") and " watch --json small\n" in watch
     assert text.startswith("# /") and ("PartOf=docker.service" in text) is (runtime == "docker")
     (line,) = [line.removeprefix("ExecStart=") for line in text.splitlines() if line.startswith("ExecStart=")]
     (stop,) = [line.removeprefix("ExecStop=") for line in text.splitlines() if line.startswith("ExecStop=")]

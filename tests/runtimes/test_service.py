@@ -50,6 +50,10 @@ def test_systemd_takes_the_unit(unit: Service, change: dict[str, object], tmp_pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     about = [line for line in done.stderr.splitlines() if made.unit in line]
     assert (done.returncode, about) == (0, []), done.stderr
+    made.watch.write_text(made.watch_text())
+    done = subprocess.run([*command[:-1], str(made.watch)], env=environment, capture_output=True, text=True)
+    about = [line for line in done.stderr.splitlines() if "deployer-small" in line]
+    assert (done.returncode, about) == (0, []), done.stderr
 
     broken = made.folder / "deployer-broken.service"
     broken.write_text(made.text().replace("Type=oneshot", "Type=once").replace("/bin/echo", "/no/such"))
@@ -71,6 +75,14 @@ def test_it_calls_start_and_a_down_that_keeps_the_record(unit: Service, tmp_path
     assert f"ExecStart=/bin/echo --home {tmp_path} start small" in lines(unit)
     assert f"ExecStop=/bin/echo --home {tmp_path} down --keep small" in lines(unit)
     assert {"Type=oneshot", "RemainAfterExit=yes", "TimeoutStartSec=infinity"} <= set(lines(unit))
+
+
+def test_it_is_watched_while_it_is_up(unit: Service, tmp_path: Path) -> None:
+    found = replace(unit, address="unix:///a/docker.sock").watch_text().splitlines()
+    assert f"ExecStart=/bin/echo --home {tmp_path} watch --json small" in found
+    assert {"BindsTo=deployer-small.service", "After=deployer-small.service"} <= set(found)
+    assert {"Restart=on-failure", "KillMode=process", "WantedBy=deployer-small.service"} <= set(found)
+    assert 'Environment=DOCKER_HOST=unix:///a/docker.sock' in found
 
 
 @pytest.mark.parametrize(
@@ -95,7 +107,8 @@ def test_a_unit_of_another_home_is_not_overwritten(unit: Service) -> None:
     with pytest.raises(LaunchError, match="belongs to another home"):
         unit.install()
     assert unit.path.read_text() == other.text()
-    assert unit.remove() and not unit.path.exists() and not unit.remove()
+    unit.watch.write_text(unit.watch_text())
+    assert unit.remove() and not unit.path.exists() and not unit.watch.exists() and not unit.remove()
 
 
 def test_a_folder_that_may_not_be_written_is_an_error_with_a_name(unit: Service, tmp_path: Path) -> None:
@@ -118,5 +131,5 @@ def test_what_the_container_engine_is_asked_to_do_is_kept_with_the_deployment(tm
 def test_a_unit_that_systemd_does_not_take_is_not_left_behind(unit: Service) -> None:
     with pytest.raises(LaunchError, match=r"systemctl.* failed|cannot be called") as caught:
         unit.install()
-    assert not unit.path.exists()
+    assert not unit.path.exists() and not unit.watch.exists()
     assert caught.value.hint is None or "journalctl" in caught.value.hint
