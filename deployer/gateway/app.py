@@ -135,7 +135,8 @@ class Gateway:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
         trusted = ssl.create_default_context()  # of services elsewhere; the image has no certificates of its own
         trusted.load_verify_locations(certifi.where())
-        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted)
+        # a container that is started again may have another address
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted, ttl_dns_cache=1)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=True) as client:
             self.client = client
             tasks = [asyncio.ensure_future(work()) for work in (self._look, self._sample)]

@@ -208,6 +208,9 @@ def _drained(step: Switch | Pause, side: Side, limit: float, world: World) -> No
         mine = [told[one] for one in names if one in told]
         return not any(one["state"] == "active" or one["running"] for one in mine)
 
+    gateway = world.runtime.find(step.name)
+    if gateway is None or gateway.state != "running":
+        return  # nobody asks
     if not _wait(step, done, limit):
         world.progress.say(f"after {format_duration(limit)} they had not: what runs on them is broken off")
 
