@@ -41,7 +41,6 @@ from deployer.plan.steps import (
     Convert,
     Fit,
     Open,
-    Pause,
     Provision,
     Pull,
     Ready,
@@ -218,14 +217,8 @@ def _done(step: Step, world: World) -> bool:
             return models.Store(world.home).get(step.model) is not None
         case Convert():
             return models.Store(world.home).get(step.converted) is not None
-        case Clear():
-            return not any(standing.others(step, world))
-        case Pause():
-            return not any(world.runtime.members(one.unit) for one in step.old.engines)
-        case Start():
-            return all(standing.running(one, world.runtime) for one in step.launches)
         case _:
-            return False
+            return standing.done(step, world)
 
 
 def _build(step: Build, world: World) -> None:

@@ -17,7 +17,7 @@ from deployer.plan import acceptance, failed, standing
 from deployer.plan.record import Record, generation, generations, limits, save_record
 from deployer.plan.remedies import Situation
 from deployer.plan.resolve import Choice
-from deployer.plan.steps import DRAIN_S, Accept, Clear, Ready, Standing, Way, follow
+from deployer.plan.steps import DRAIN_S, Accept, Ready, Standing, Way, follow
 from deployer.quantity import format_size
 from deployer.runtimes.base import anonymous
 from deployer.sizing import wanted
@@ -108,7 +108,7 @@ def roll_back(record: Record, number: int | None, world: World, *, drain: float 
     try:
         at = Standing.of(target)
         for step in follow(at, accept, home=world.home, runtime=world.runtime, now=ran, way=way, going=target):
-            if isinstance(step, Clear) and not any(standing.others(step, world)):
+            if standing.done(step, world):
                 continue
             world.progress.say(f"→ {step.title}")
             match step:

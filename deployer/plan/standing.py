@@ -59,6 +59,19 @@ def clear(step: Clear, world: World) -> None:
         runtime.stop(unit.name, below=False)
 
 
+def done(step: Step, world: World) -> bool:
+    """Whether there is nothing to do."""
+    match step:
+        case Clear():
+            return not any(others(step, world))
+        case Pause():
+            return not any(world.runtime.members(one.unit) for one in step.old.engines)
+        case Start():
+            return all(running(one, world.runtime) for one in step.launches)
+        case _:
+            return False
+
+
 def do(step: Step, world: World) -> None:
     """A step that is the same for every generation, whether it is new or was accepted before."""
     match step:
