@@ -7,11 +7,15 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployer.home import Home
+from deployer.plan.record import Record, save_record
+from deployer.runtimes import Launch
 from tests.models.headers import CONFIG, llama
 from tests.servers import Hub
 
@@ -101,17 +105,19 @@ def test_pull_verify_mends_in_one_command(deployer: Caller) -> None:
 def test_a_model_that_a_deployment_uses_is_kept(deployer: Caller) -> None:
     deployer("pull", ADDRESS)
     (row,) = deployer.json("models", "list")["models"]
-    record = {
-        "name": "mine", "profile": "p", "runtime": "process", "url": "u", "model": "m", "kind": "chat",
-        "model_id": row["id"], "key_file": None, "accepted": "now", "first_token": 1.0, "rate": 1.0,
-        "launch": {"unit": "mine", "generation": 1, "port": 1, "parts": []},
-    }  # fmt: skip
-    path = deployer.home / "deployments/mine/deployment.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record))
+    record = Record(
+        name="mine", profile="p", runtime="process", url="u", model="m", kind="chat", model_id=row["id"], key_file=None,
+        accepted="now", first_token=1.0, rate=1.0, generation=1, engines=(Launch("mine/g1/1", 1, None, ()),),
+        gateway=Launch("mine", 1, 1, ()), told={}, context=1, concurrency=1, engine="llamacpp", size=1,
+    )  # fmt: skip
+    save_record(Home(deployer.home), record)
     refused = deployer("models", "remove", row["id"])
     assert refused.returncode == 1
     assert "deployer down mine" in refused.stderr
+    save_record(Home(deployer.home), replace(record, generation=2, model_id="another", kept=1))
+    refused = deployer("models", "remove", row["id"])
+    assert refused.returncode == 1
+    assert "mine can go back to generation 1" in refused.stderr
     assert deployer("models", "remove", row["id"], "--force").returncode == 0
 
 
