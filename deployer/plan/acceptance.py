@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployer.errors import AcceptanceFailed
 from deployer.frozen import dataclass
-from deployer.plan.steps import REPLICA, Accept
+from deployer.plan.steps import REPLICA, Accept, Against
 from deployer.quantity import format_duration
 from deployer.runtimes.base import alias
 
@@ -85,32 +85,41 @@ def _accept(
     measured = ask(client, step.model, step.kind, key, name)
     if step.kind != "embedding":
         _judge_text(measured.text)
-    pauses = iter(RETRIES_S)
-    while problem := _too_slow(measured, step, floor) or _slower(client, measured, step, size, key):
+    pauses, best, before = iter(RETRIES_S), 0.0, math.inf
+    while True:
+        best = max(best, measured.rate)
+        problem = _too_slow(measured, step, floor)
+        if step.against and not problem:
+            before = min(before, _rate_before(client, step.against, key))
+            problem = _slower(best, before, step.against, size)
+        if not problem:
+            return measured
         if (pause := next(pauses, None)) is None:
             raise AcceptanceFailed(problem, hint="is the machine busy, or did the engine fall back from GPU to CPU?")
         time.sleep(pause)
         measured = ask(client, step.model, step.kind, key, name)
-    return measured
 
 
-def _slower(client: httpx.Client, measured: Measured, step: Accept, size: int, key: str | None) -> str | None:
-    """Why it is too slow beside the generation before it, which is asked the same now, if it still runs.
+def _rate_before(client: httpx.Client, against: Against, key: str | None) -> float:
+    """The rate of the generation before, which is asked the same now if it still runs."""
+    if against.replica is None:
+        return against.rate
+    return ask(client, against.model, against.kind, key, against.replica).rate
 
-    Larger weights may take longer: a rate is inverse to the bytes that are read for each token.
+
+def _slower(best: float, rate: float, against: Against, size: int) -> str | None:
+    """Why the `best` of its rates is too little beside the least `rate` of the generation before.
+
+    Both share the machine with requests of others. Larger weights may take longer: a rate is inverse to the bytes that
+    are read for each token.
     """
-    if (against := step.against) is None:
-        return None
-    rate = against.rate
-    if against.replica:
-        rate = ask(client, against.model, against.kind, key, against.replica).rate
     scale = min(1.0, against.size / size) if size else 1.0
     least = against.share * scale * rate
-    if measured.rate >= least:
+    if best >= least:
         return None
     scaled = f" × {scale:.2f} for larger weights" if scale < 1 else ""
     return (
-        f"{measured.rate:.1f} tokens/s, where generation {against.generation} gives {rate:.1f}: less than "
+        f"{best:.1f} tokens/s, where generation {against.generation} gives {rate:.1f}: less than "
         f"{against.share:.0%}{scaled} of that (`deployer upgrade --share` allows less)"
     )
 

@@ -18,7 +18,7 @@ from tests.e2e.conftest import Box, profile
 
 pytestmark = pytest.mark.e2e
 
-STEPS = ("pull model", "check that", "stop what runs", "start ", "wait until", "accept ")
+STEPS = ("pull model", "check that", "start ", "open the gateway", "wait until", "accept ", "let requests in")
 
 
 def interrupt_at(box: Box, step: str, runtime: str, number: int) -> tuple[int, str]:
@@ -108,7 +108,7 @@ def test_after_a_failed_change_the_old_deployment_is_back(box: Box, runtime: str
 
     done = box.run("up", wanted, "--runtime", runtime, "--port", str(box.port), code=1)
 
-    assert "the profile allows" in done.stderr and "bringing back what ran before" in done.stderr
+    assert "the profile allows" in done.stderr and "generation 1 goes on" in done.stderr
     deadline = time.monotonic() + 60
     while box.json("status", code=None)["deployments"][0]["state"] != "answers":
         assert time.monotonic() < deadline

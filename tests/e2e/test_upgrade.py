@@ -22,6 +22,7 @@ from tests.e2e.conftest import Box, profile
 pytestmark = pytest.mark.e2e
 
 STREAMS = 32
+SHARE = ("--share", "0.2")  # what two engines and their clients leave one another of two cores differs by the second
 SMALLER = "{context: 2048, concurrency: 4}"
 
 
@@ -83,14 +84,14 @@ def test_thirty_two_streams_go_through_an_upgrade_and_back(box: Box, runtime: st
     load = Load(first)
     with load.running():
         profile(box, "small", serving=SMALLER)
-        upgraded = box.json("upgrade")
+        upgraded = box.json("upgrade", *SHARE)
         assert upgraded["changed"] and upgraded["url"] == first["url"]
         assert history(box) == [(1, "kept"), (2, "runs")]
         back = box.json("rollback")
         assert back["generation"] == 1 and back["seconds"] < 30
         assert history(box) == [(1, "runs"), (2, "kept")]
         # where memory does not hold both, whoever asks in between waits in the gateway
-        again = box.run("upgrade", "--after")
+        again = box.run("upgrade", "--after", *SHARE)
         assert "stop generation 1 before the next one starts" in again.stderr
     assert set(load.found) == {"whole"} and load.found["whole"] > STREAMS, load.found
     assert box.json("status")["deployments"][0]["generation"] == 3
@@ -141,14 +142,14 @@ def test_a_kill_leaves_the_old_one_serving_and_the_next_call_goes_on(box: Box, r
     profile(box, "small", serving=SMALLER)
     load = Load(first, 4)
     with load.running():
-        child = box.start("upgrade")
+        child = box.start("upgrade", *SHARE)
         assert child.stderr is not None
         for line in child.stderr:
             if moment in line:
                 break
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert box.json("upgrade")["changed"]
+        assert box.json("upgrade", *SHARE)["changed"]
     assert set(load.found) == {"whole"}, load.found
     assert history(box) == [(1, "kept"), (2, "runs")]
     names = [line for line in running(box) if "engine" in line]
