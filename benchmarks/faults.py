@@ -79,15 +79,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=45, help="how long clients ask after it, if it is not frozen")
     parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/data/faults.json")
     options = parser.parse_args()
-    found = [one(name, options) for name in options.only.split(",")]
-    for seen in found:
+    for name in options.only.split(","):
+        seen = one(name, options)
         print(f"{seen.fault:8} {seen.runtime:8} {seen.outcomes}")
         print(f"         first failure {_s(seen.first_failure)}, whole answers again {_s(seen.answers_again)}, "
               f"longest request {seen.longest:.1f} s")  # fmt: skip
         for line in seen.said:
-            print(f"         | {line}")
-    if options.save:
-        keep(found)
+            print(f"         | {line}", flush=True)
+        if options.save:
+            keep(seen)
     return 0
 
 
@@ -248,13 +248,11 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def keep(found: list[Seen]) -> None:
-    """Adds the results to the data, in the place of earlier ones of the same fault and runtime."""
+def keep(seen: Seen) -> None:
+    """Adds the result to the data, in the place of an earlier one of the same fault and runtime."""
     path = ROOT / "benchmarks/data/faults.json"
     old = json.loads(path.read_text())["faults"] if path.exists() else []
-    new = [asdict(seen) for seen in found]
-    mine = {(one["fault"], one["runtime"]) for one in new}
-    rows = [one for one in old if (one["fault"], one["runtime"]) not in mine] + new
+    rows = [one for one in old if (one["fault"], one["runtime"]) != (seen.fault, seen.runtime)] + [asdict(seen)]
     value = {"host": host(), "date": time.strftime("%Y-%m-%d"), "streams": STREAMS, "faults": rows}
     path.write_text(json.dumps(value, indent=1) + "\n")
 
