@@ -107,10 +107,8 @@ class Watcher:
             self._told(seen, verdict)
             wanted += [seen.name] if verdict.state == watch.RESTART else []
         if act:
-            held = any(one.state in (watch.HOLD, watch.BROKEN) for one in self._verdicts.values())
-            for name in () if self._hands.whole and held else wanted:
-                if self._again(name, sights) and self._hands.whole:
-                    break
+            for name in wanted:
+                self._again(name, sights)
             self._keep()
         return watch.worst(list(self._verdicts.values()))
 
@@ -188,14 +186,14 @@ class Watcher:
             text = verdict.cause or (took if verdict.state == watch.HEALTHY else "")
             self.say(seen.name, verdict.state, text + wait, restarts=self._past[seen.name].restarts)
 
-    def _again(self, name: str, sights: Sequence[Sight]) -> bool:
-        """Starts a part again, unless another command works on the deployment; whether it was tried."""
+    def _again(self, name: str, sights: Sequence[Sight]) -> None:
+        """Starts a part again, unless another command works on the deployment."""
         cause, failure = self._verdicts[name].cause, ""
         try:
             with self._here.home.lock(f"deployment-{self._name}"):
                 same = plan.load_record(self._here.home, self._name) == self._record
                 if not same or _changed(sights, self._hands.look()):
-                    return False  # somebody did something meanwhile: it is looked at again
+                    return  # somebody did something meanwhile: it is looked at again
                 self._past[name] = replace(self._past[name], ours=True)
                 self._keep()
                 begin = time.monotonic()
@@ -204,7 +202,7 @@ class Watcher:
                 self.say(name, "restarted", f"after {format_duration(took)}; cause: {cause}", seconds=round(took, 3))
         except Busy as busy:
             self.say(name, "busy", busy.message)
-            return False
+            return
         except DeployerError as error:
             failure = error.message
             lines = [*error.evidence, *([error.hint] if error.hint else [])]
@@ -215,9 +213,7 @@ class Watcher:
         for line in lines:
             self.say(name, "note", line)
         self._started.clear()
-        for part in self._past if self._hands.whole else (name,):
-            self._past[part] = watch.restarted(self._past[part], time.time(), failure)
-        return True
+        self._past[name] = watch.restarted(self._past[name], time.time(), failure)
 
     def _tidied(self) -> list[str]:
         gpus = self._cards.now(fresh=True) if self._cards else ()
@@ -275,16 +271,14 @@ def _look(here: Place, record: Record) -> tuple[Sight, ...]:
         state, ended = (unit.state, unit.exit) if unit else ("gone", None)
         if unit is None and any(units.values()):  # nobody takes down a part
             state, ended = "stopped", "nothing of it is there any more"
+        # without the supervisor, which works on while its engine does not
+        own = {pid for about in runtime.about(name) for pid in about.pids}
+        members = tuple(one for one in runtime.members(name) if one.pid in own)
         if name == record.name:
-            own = {pid for about in runtime.about(name) for pid in about.pids}
-            members = tuple(one for one in runtime.members(name) if one.pid in own)
             sights.append(Sight(GATEWAY, state, members, None, (), ended))
             continue
         gpus = next(one.parts[0].gpus for one in record.engines if one.unit == name)
         log = partial(runtime.logs, name, lines=_LINES)
-        # without the supervisor, which works on while its engine does not
-        own = {pid for about in runtime.about(name) for pid in about.pids}
-        members = tuple(one for one in runtime.members(name) if one.pid in own)
         sights.append(Sight(alias(name), state, members, runtime.pulse(name), gpus, ended, log))
     return tuple(sights)
 

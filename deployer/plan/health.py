@@ -16,7 +16,7 @@ from deployer.host import Gpu, Unknown
 from deployer.plan.acceptance import trust
 from deployer.plan.release import Holder
 from deployer.plan.watch import FAILED, FULL, LOST, OK, REFUSED, SILENT, UNASKED, Answer, Seen
-from deployer.runtimes.living import Member, end
+from deployer.runtimes.living import Member, end, stat
 
 if TYPE_CHECKING:
     import httpx
@@ -27,6 +27,7 @@ GATEWAY = "gateway"
 _PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
     "completion": ("/v1/completions", {"prompt": "Hi"}),
+    "embedding": ("/v1/embeddings", {"input": "Hi"}),
 }
 _NEWS = '{"time": "'  # the gateway's own log
 HOUR_S = 3600.0
@@ -53,13 +54,11 @@ class Sight:
 class Hands:
     """All that a watcher does to a deployment: `look` at its parts, and start one of them, by name, `again`.
 
-    `again` gives what was done, as lines for people; it raises DeployerError when the part does not come up. `whole`:
-    to start one is to start all.
+    `again` gives what was done, as lines for people; it raises DeployerError when the part does not come up.
     """
 
     look: Callable[[], tuple[Sight, ...]]
     again: Callable[[str], Sequence[str]]
-    whole: bool = False
 
 
 class Door:
@@ -69,7 +68,7 @@ class Door:
         self, url: str, model: str, kind: str, key: str | None, certificate: Path | None, limit: float
     ) -> None:
         self._url, self._certificate, self._limit = url, certificate, limit
-        self._path, prompt = _PATHS["chat" if kind == "chat" else "completion"]
+        self._path, prompt = _PATHS.get(kind, _PATHS["completion"])
         self._body = {"model": model, "max_tokens": 1, "temperature": 0, **prompt}
         self._headers = {"X-Deployer-Probe": "1", **({"Authorization": f"Bearer {key}"} if key else {})}
 
@@ -85,9 +84,9 @@ class Door:
         return {one["name"]: one for model in models for one in model["replicas"]}
 
     def token(self, replica: str) -> Answer:
-        """A completion of one token by this replica."""
+        """A completion of one token by this replica, or the vector of one word."""
         answer, value = self._ask("POST", self._path, {"X-Deployer-Replica": replica}, self._limit)
-        if answer.kind == OK and not (isinstance(value, dict) and value.get("choices")):
+        if answer.kind == OK and not (isinstance(value, dict) and (value.get("choices") or value.get("data"))):
             return Answer(FAILED, answer.seconds, "an answer without a choice")
         return answer
 
@@ -174,7 +173,7 @@ def worked(members: Iterable[Member]) -> float:
     """Seconds of processor time that these processes have used."""
     ticks = 0
     for one in members:
-        words = _stat(one)
+        words = stat(one.pid)
         ticks += int(words[11]) + int(words[12]) if words else 0
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -183,13 +182,6 @@ def begun(one: Member) -> float:
     """When the process began, in seconds since 1970."""
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return boot + one.started / os.sysconf("SC_CLK_TCK")
-
-
-def _stat(one: Member) -> list[str]:
-    try:
-        return Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []  # it has ended
 
 
 class Cards:

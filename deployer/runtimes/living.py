@@ -23,7 +23,7 @@ class Member:
     @property
     def state(self) -> str | None:
         """The kernel's letter, None when it has ended; a zombie has: it holds nothing."""
-        words = _stat(self.pid)
+        words = stat(self.pid)
         if not words or int(words[19]) != self.started or words[0] in "ZX":
             return None
         return words[0]
@@ -33,14 +33,14 @@ def member(pid: int) -> Member | None:
     """The process that has this number now."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
-        return Member(pid, int(_stat(pid)[19]), name)
+        return Member(pid, int(stat(pid)[19]), name)
     except (OSError, IndexError):
         return None
 
 
 def family(pids: Collection[int]) -> tuple[Member, ...]:
     """These processes and all that descend from them."""
-    parents = {pid: int(words[1]) for pid in _all() if (words := _stat(pid))}
+    parents = {pid: int(words[1]) for pid in _all() if (words := stat(pid))}
     found = set(pids)
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -87,7 +87,7 @@ def _all() -> Iterator[int]:
     return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
-def _stat(pid: int) -> list[str]:
+def stat(pid: int) -> list[str]:
     """The words of /proc/PID/stat after the name: state, parent …; empty when it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -70,6 +70,7 @@ def test_a_model_gives_vectors_through_the_gateway(box: Box, runtime: str, model
     (kept,) = box.json("fit", "--history")["history"]
     assert kept["expected_rate"] is None and kept["expected_memory"] > 0
     assert box.up(written(box, model), "--runtime", runtime)["changed"] is False
+    assert box.run("watch", "--once").returncode == 0, "a vector is as good a sign of life as a token"
 
 
 def post(result: Any, headers: dict[str, str], body: dict[str, Any]) -> httpx.Response:

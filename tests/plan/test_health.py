@@ -73,7 +73,10 @@ def test_what_answers_mean(status: int, body: str, kind: str, said: str, gateway
     assert (answer.kind, answer.said[: len(said)]) == (kind, said)
 
 
-@pytest.mark.parametrize(("kind", "path"), [("chat", "/v1/chat/completions"), ("text", "/v1/completions")])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("chat", "/v1/chat/completions"), ("text", "/v1/completions"), ("embedding", "/v1/embeddings")],
+)
 def test_the_request_is_for_one_token_of_this_replica(kind: str, path: str, gateway: Gateway) -> None:
     door(gateway.url, kind).token("engine-1")
     seen = gateway.seen[-1]
